@@ -1,0 +1,113 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+
+	"go.uber.org/zap"
+
+	"slipstream/smtpwire"
+)
+
+// command answers everything but MAIL and RCPT.
+func (s *session) command(ctx context.Context, c smtpwire.Command) {
+	if c.Verb == smtpwire.VerbBdat {
+		s.bdat(c)
+		return
+	}
+	if refused, ok := s.seq.Check(c); !ok {
+		if c.Verb == smtpwire.VerbData && s.tx != nil {
+			s.tx.unsend()
+		}
+		s.refuse(refused)
+		return
+	}
+	switch c.Verb {
+	case smtpwire.VerbEhlo, smtpwire.VerbLhlo, smtpwire.VerbHelo:
+		s.hello(c)
+	case smtpwire.VerbStarttls:
+		s.startTLS(ctx, c)
+	case smtpwire.VerbData:
+		s.data(c)
+	case smtpwire.VerbQuit:
+		s.reply(c, smtpwire.NewReply(221, "2.0.0", s.door.hostname+" bye"))
+		s.over = true
+	default:
+		s.small(c)
+	}
+}
+
+// small answers the commands that change little.
+func (s *session) small(c smtpwire.Command) {
+	switch c.Verb {
+	case smtpwire.VerbRset:
+		if s.tx != nil {
+			s.tx.abort("the client said RSET")
+		}
+		s.reply(c, smtpwire.NewReply(250, "2.0.0", "reset"))
+	case smtpwire.VerbNoop:
+		s.reply(c, smtpwire.NewReply(250, "2.0.0", "ok"))
+	case smtpwire.VerbVrfy:
+		// RFC 5321 §7.3: 252 where a site does not say.
+		s.reply(c, smtpwire.NewReply(252, "2.5.2", "send some mail, it will be tried"))
+	case smtpwire.VerbHelp:
+		s.reply(c, smtpwire.NewReply(214, "2.0.0", "see RFC 5321"))
+	default:
+		s.refuse(smtpwire.NewReply(502, "5.5.1", "command not implemented: "+string(c.Verb)))
+	}
+}
+
+func (s *session) reply(c smtpwire.Command, r smtpwire.Reply) {
+	s.seq.Answered(c, r)
+	s.say(r)
+}
+
+// hello answers EHLO, LHLO and HELO at once, from what we can do and what is
+// known of the next hop. A transaction that was open is over (RFC 5321 §4.1.4).
+func (s *session) hello(c smtpwire.Command) {
+	if s.tx != nil {
+		s.tx.abort("the client greeted again")
+	}
+	s.client.helo, s.client.esmtp = c.Arg, c.Verb != smtpwire.VerbHelo
+	offer := smtpwire.NewEHLO(s.door.hostname)
+	if s.client.esmtp {
+		offer = s.door.offer(s.client.tls != nil)
+	}
+	s.seq.Offered(offer)
+	s.reply(c, offer.Reply())
+}
+
+// startTLS secures the connection. Whatever the client sent behind the command
+// was sent in clear and is dropped: a command in there must never be taken for
+// one from inside TLS (CVE-2011-0411).
+func (s *session) startTLS(ctx context.Context, c smtpwire.Command) {
+	if s.r.Buffered() != 0 {
+		s.r.Discard()
+		s.refuse(smtpwire.NewReply(554, "5.5.0", "nothing may follow STARTTLS before TLS is up"))
+		s.log.Warn("client glued commands to STARTTLS: connection closed")
+		s.over = true
+		return
+	}
+	s.reply(c, smtpwire.NewReply(220, "2.0.0", "go ahead"))
+	if s.flush() != nil || !s.secure(ctx) {
+		s.over = true
+		return
+	}
+	s.seq.Secured()
+	s.client.helo = ""
+}
+
+// secure negotiates TLS as the server.
+func (s *session) secure(ctx context.Context) bool {
+	s.wire.wait("the TLS handshake", s.times.TLSHandshake)
+	conn := tls.Server(s.wire, s.door.tls)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		s.log.Info("TLS handshake with the client failed", zap.Error(err))
+		s.door.metrics.handshakeFailed(s.door.name)
+		return false
+	}
+	state := conn.ConnectionState()
+	s.client.tls, s.rw = &state, conn
+	s.r.Reset(conn)
+	return true
+}

@@ -1,0 +1,241 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"slipstream/smtpwire"
+)
+
+// data takes a message by DATA: all of it into the spool, then to the hops. A
+// hop never waits for a slow client, and never sees half a message.
+func (s *session) data(c smtpwire.Command) {
+	if l := s.tx.legs[len(s.tx.legs)-1]; !s.door.lmtp {
+		if refused, no := l.noText(); no {
+			s.reply(c, s.tx.worded(l, refused))
+			return
+		}
+	}
+	s.reply(c, smtpwire.NewReply(354, "", "end with a dot on a line of its own"))
+	if s.flush() != nil {
+		return
+	}
+	m := s.tx.message()
+	err := s.take(func(w io.Writer) error { return s.r.ReadData(w, &m.scan) }, m)
+	s.seq.Answered(smtpwire.Command{Verb: smtpwire.VerbEndOfData}, s.arrived(m, err, true))
+}
+
+// bdat takes a chunk. Its octets follow the command whatever we think of it, so
+// they are read in any case (RFC 3030 §2).
+// https://www.rfc-editor.org/rfc/rfc3030#section-2
+func (s *session) bdat(c smtpwire.Command) {
+	if c.Refused.Code != 0 {
+		// How many octets follow is unknown: they must not become commands.
+		s.refuse(c.Refused)
+		s.over = true
+		return
+	}
+	refused, ok := s.seq.Check(c)
+	if !ok {
+		var scan smtpwire.BodyScan
+		err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &scan) }, nil)
+		s.refuse(refused)
+		if brokenBy(err) {
+			s.lost(err)
+		}
+		return
+	}
+	m := s.tx.message()
+	err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &m.scan) }, m)
+	if err == nil && c.Last {
+		err = m.scan.End()
+	}
+	if err == nil && !c.Last {
+		s.reply(c, smtpwire.NewReply(250, "2.0.0", "chunk received"))
+		return
+	}
+	s.seq.Answered(c, s.arrived(m, err, c.Last))
+}
+
+// take reads a body or a chunk into the message, or into nothing. A text that is
+// not wanted is read to its end all the same, so that the session stays in step,
+// but only as far as its bounds go.
+func (s *session) take(read func(io.Writer) error, m *message) error {
+	var w io.Writer = io.Discard
+	if m != nil {
+		w = m
+	}
+	s.wire.waitEach("the message text", s.times.ClientData,
+		time.Now().Add(s.times.ClientMessage), overshoot*int64(s.door.limits.MaxMessageSize)+lingerOctets)
+	defer s.wire.waitPlain()
+	return read(w)
+}
+
+// overshoot is how many times the largest message we read of one text before we
+// cut a client off that does not end.
+const overshoot = 2
+
+// message opens the body of the transaction at the first octet.
+func (t *transaction) message() *message {
+	if t.msg == nil {
+		limits := t.s.door.limits
+		t.rec.textAt = time.Now()
+		t.msg = &message{
+			prefix: t.prefix,
+			body:   t.s.door.spools.open(),
+			head:   headScan{maxSize: int64(limits.MaxHeaderSize), maxReceived: limits.MaxReceived},
+		}
+		t.msg.body.limit = int64(limits.MaxMessageSize)
+	}
+	return t.msg
+}
+
+// brokenBy tells whether an error of taking text means that the client's
+// connection is of no use any more, rather than that the text is not wanted.
+func brokenBy(err error) bool {
+	if err == nil {
+		return false
+	}
+	var body *smtpwire.BodyError
+	var write *smtpwire.WriteError
+	return !errors.As(err, &body) && !errors.As(err, &write)
+}
+
+// lost ends a session whose connection broke.
+func (s *session) lost(err error) {
+	s.over = true
+	var wait *waitError
+	if errors.As(err, &wait) || errors.Is(err, errCut) || errors.Is(err, errTooMuch) {
+		s.farewell(err)
+		return
+	}
+	s.errs = err
+}
+
+// arrived decides on a message that is here to its end, or on a chunk that is
+// not wanted, and says so. It returns the reply (with LMTP: the last one).
+func (s *session) arrived(m *message, err error, last bool) smtpwire.Reply {
+	t := s.tx
+	t.rec.commitAt = time.Now()
+	if err != nil {
+		if brokenBy(err) {
+			t.abort("the client left in the middle of the message: " + err.Error())
+			s.lost(err)
+			return smtpwire.NewReply(451, "4.4.2", "connection lost")
+		}
+		refused, ok := bodyRefusal(err, m)
+		if !ok {
+			refused = refusal(err, s.door.inbound, t.id)
+		}
+		s.log.Info("message refused", zap.String("tx", t.id), zap.Error(err))
+		var body *smtpwire.BodyError
+		if errors.As(err, &body) {
+			s.door.metrics.smuggled(s.door.name, body)
+		}
+		if !last {
+			s.say(refused)
+			t.finish("refused", refused)
+			return refused
+		}
+		return s.finals(refused)
+	}
+	t.commit(m)
+	return s.verdict()
+}
+
+// finals says one refusal for the whole message: once, or with LMTP once for
+// each accepted recipient (RFC 2033 §4.2).
+func (s *session) finals(refused smtpwire.Reply) smtpwire.Reply {
+	for _, rc := range s.tx.rcpts {
+		if rc.accepted() {
+			rc.final = refused
+		}
+	}
+	return s.verdict()
+}
+
+// commit sends the message on every leg that has somebody to receive it, side
+// by side, and gives every recipient its final reply.
+func (t *transaction) commit(m *message) {
+	var busy []*leg
+	for _, l := range t.legs {
+		if len(l.accepted) > 0 {
+			busy = append(busy, l)
+		}
+	}
+	if len(busy) == 1 {
+		t.commitLeg(busy[0], m)
+		return
+	}
+	var wg sync.WaitGroup
+	for _, l := range busy {
+		wg.Go(func() { t.commitLeg(l, m) })
+	}
+	wg.Wait()
+}
+
+// commitLeg sends the message on one leg. P1: what a recipient hears is what
+// the hop said, or a 4xx.
+func (t *transaction) commitLeg(l *leg, m *message) {
+	if l.err == nil {
+		l.commit(t, m)
+	} else {
+		l.outcome = outcome{err: l.err}
+	}
+	for i, index := range l.accepted {
+		rc := t.rcpts[index]
+		switch {
+		case i < len(l.outcome.replies):
+			rc.final = t.worded(l, l.outcome.replies[i])
+		case l.outcome.inDoubt:
+			// P2: it may have been taken. The client tries again, we do not.
+			rc.final = smtpwire.NewReply(451, "4.4.2", replyText("outcome unknown, please try again: "+t.reason(l)))
+		default:
+			rc.final = t.failed(l.outcome.err)
+		}
+	}
+}
+
+// reason is what a client may know of why a leg failed.
+func (t *transaction) reason(l *leg) string {
+	if t.s.door.inbound {
+		return "S=" + t.id
+	}
+	return l.outcome.err.Error()
+}
+
+// verdict says the final replies and closes the transaction.
+func (s *session) verdict() smtpwire.Reply {
+	var last smtpwire.Reply
+	t := s.tx
+	for _, rc := range t.rcpts {
+		if !rc.accepted() {
+			continue
+		}
+		last = rc.final
+		if s.door.lmtp {
+			s.say(rc.final)
+			_ = s.flush() // some LMTP clients take two replies in one segment for too much; errors are kept
+		}
+	}
+	if !s.door.lmtp {
+		s.say(last)
+		_ = s.flush() // the sender is free now; errors are kept
+	}
+	if last.Code == 421 {
+		s.over = true
+	}
+	t.finish(t.status(), last)
+	return last
+}
+
+// unsend lets go of hops that wait for a text which the client may not send.
+func (t *transaction) unsend() {
+	for _, l := range t.legs {
+		l.abandon()
+	}
+}

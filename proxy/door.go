@@ -1,0 +1,161 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"slipstream/proxy/route"
+	"slipstream/smtpwire"
+)
+
+// The words of client_address.
+const (
+	announceNone    = "none"
+	announceXclient = "xclient"
+	announceProxyV1 = "proxy-v1"
+	announceProxyV2 = "proxy-v2"
+)
+
+// A door is one way in, as one version of the configuration describes it. It
+// does not change: a reload makes new doors, and sessions keep the one that they
+// came in by.
+type door struct {
+	name        string
+	inbound     bool
+	lmtp        bool // the client speaks LMTP
+	static      bool // there is one next hop, and it is known before the client comes
+	hostname    string
+	addReceived bool
+	allow       Prefixes // empty: everyone
+	proxied     Prefixes // clients from there begin with a PROXY header
+	tls         *tls.Config
+	certs       *certificate // nil without TLS
+	promised    smtpwire.EHLO
+	router      route.Router
+	caller      *caller
+	limits      *LimitsConfig
+	times       *TimeoutsConfig
+	guard       *guard // nil: the backend need not be asked
+	hopLMTP     bool   // the next hop speaks LMTP
+
+	// Shared by all doors.
+	log     *zap.Logger
+	metrics *Metrics
+	spools  *spools
+	gate    *gate
+	wires   *wireSet
+	dns     Resolver
+	done    func(Summary) // nil, or hears of every transaction
+
+	facts *facts
+}
+
+// facts are what the one next hop of a door offered last. They outlive a reload
+// that does not change the hop.
+type facts struct {
+	ehlo  atomic.Pointer[smtpwire.EHLO]
+	about string // which hop
+}
+
+// learn keeps what the next hop offers now, for the EHLO replies of the next
+// sessions.
+func (d *door) learn(e smtpwire.EHLO) {
+	if d.static {
+		d.facts.ehlo.Store(&e)
+	}
+}
+
+// next is what is known about the next hop: the real thing where there is one
+// hop, else what the configuration promises.
+func (d *door) next() smtpwire.EHLO {
+	if !d.static {
+		return d.promised
+	}
+	if e := d.facts.ehlo.Load(); e != nil {
+		return *e
+	}
+	return smtpwire.EHLO{}
+}
+
+// headerGrowth is how many octets we may put above a message: the Received
+// field. The SIZE that we offer leaves room for it.
+const headerGrowth = 1024
+
+// offer is the answer to EHLO.
+func (d *door) offer(secured bool) smtpwire.EHLO {
+	own := smtpwire.NewEHLO(d.hostname,
+		smtpwire.Param{Name: "PIPELINING"},
+		smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(int64(d.limits.MaxMessageSize))},
+		smtpwire.Param{Name: "ENHANCEDSTATUSCODES"},
+		smtpwire.Param{Name: "CHUNKING"},
+	)
+	if d.tls != nil && !secured {
+		own = own.With(smtpwire.Param{Name: "STARTTLS"})
+	}
+	switch {
+	case d.hopLMTP && !d.lmtp:
+		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTMAX=1"})
+	case !d.inbound && !d.lmtp:
+		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTDOMAINMAX=1"})
+	}
+	next := d.next()
+	if size, ok := next.Size(); ok && size > headerGrowth && d.addReceived {
+		next = next.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(size - headerGrowth)})
+	}
+	return smtpwire.Offer(own, next)
+}
+
+// admit decides about a client before the first word.
+func (d *door) admit(s *session) (smtpwire.Reply, bool) {
+	if len(d.allow) > 0 && !d.allow.Contains(s.client.addr.Addr()) {
+		return smtpwire.NewReply(554, "5.7.1", d.hostname+" does not serve "+s.client.addr.Addr().String()), false
+	}
+	if d.guard != nil {
+		if ok, why := d.guard.open(); !ok {
+			s.log.Warn("door is shut", zap.String("why", why))
+			return smtpwire.NewReply(421, "4.3.2", d.hostname+" is not ready, please try again later"), false
+		}
+	}
+	return smtpwire.Reply{}, true
+}
+
+// newSession readies the session of a client that was accepted.
+func (d *door) newSession(ctx context.Context, w *wire, id string, from, to netip.AddrPort) *session {
+	s := &session{
+		door: d, id: id, times: d.times,
+		log:    d.log.With(zap.String("S", id), zap.String("door", d.name), zap.Stringer("client", from)),
+		wire:   w,
+		rw:     w,
+		r:      smtpwire.NewReader(w),
+		client: client{addr: from, local: to},
+		seq:    smtpwire.Sequence{LMTP: d.lmtp, MaxRcpts: d.limits.MaxRecipients},
+		spoke:  time.Now(),
+	}
+	if d.caller.announce == announceXclient {
+		s.client.name = d.lookUpName(ctx, from.Addr())
+	}
+	return s
+}
+
+// nameWait bounds the look-up of a client's name. What is not known by then is
+// "temporarily unavailable", as it would be for the backend.
+const nameWait = 5 * time.Second
+
+// lookUpName begins to look up a client's name while the client still greets;
+// the function waits for the result.
+func (d *door) lookUpName(ctx context.Context, addr netip.Addr) func() clientName {
+	ctx, cancel := context.WithTimeout(ctx, nameWait)
+	result := make(chan clientName, 1)
+	go func() { // ends with the look-up, which the timeout ends
+		defer cancel()
+		result <- confirmedName(ctx, d.dns, addr)
+	}()
+	return sync.OnceValue(func() clientName { return <-result })
+}

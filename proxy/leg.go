@@ -1,0 +1,238 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"slipstream/proxy/route"
+	"slipstream/smtpwire"
+)
+
+// A leg is the part of a transaction that goes over one route: a peer and the
+// recipients that it was asked about.
+type leg struct {
+	tx       *transaction
+	route    route.Route
+	peer     *peer
+	begun    bool           // a hop was found: it is the peer, and mail is its answer
+	mail     smtpwire.Reply // the hop's answer to MAIL
+	gone     bool           // an answer of this hop has left for the client: no other hop may contradict it
+	accepted []int          // indices of the recipients it accepted
+	ready    bool           // it was asked DATA with the envelope and answered 354
+	dataSaid smtpwire.Reply // its answer to that DATA; zero: not asked
+	err      error          // why there is no hop: every recipient hears it
+	outcome  outcome
+}
+
+// An envelope is one group of commands for a leg: MAIL the first time, and
+// recipients.
+type envelope struct {
+	rcpts []smtpwire.Command
+	data  bool // the client's DATA follows in the same flight
+	// mailed and answered hand the replies on as they come. They return true
+	// when the reply has left for the client already, so that it can't be taken
+	// back. mailed is nil where MAIL was answered before.
+	mailed   func(r smtpwire.Reply) (gone bool)
+	answered func(i int, r smtpwire.Reply) (gone bool)
+	// forget takes back the answers of a hop that did not see the envelope through.
+	forget func()
+}
+
+// ask says the envelope to the hop, finding one first if there is none yet.
+// Every recipient is answered through e.answered, or the error stands for those
+// that were not.
+func (l *leg) ask(ctx context.Context, e envelope) error {
+	switch {
+	case l.err != nil:
+	case l.begun:
+		l.err = l.more(e)
+	default:
+		l.err = l.begin(ctx, e)
+	}
+	return l.err
+}
+
+// more asks about further recipients on the connection in use.
+func (l *leg) more(e envelope) error {
+	if l.peer.broken {
+		return &peerError{hop: l.peer.label, during: duringEnvelope, err: errors.New("the connection was lost before")}
+	}
+	l.peer.end = time.Now().Add(l.tx.s.times.Setup)
+	defer func() { l.peer.end = time.Time{} }()
+	return l.speak(l.peer, e, false)
+}
+
+// begin tries the connection kept from before, then every address of the route,
+// until one takes part in the conversation. Nothing of the message has been
+// said until then, so trying again cannot double anything (P2).
+func (l *leg) begin(ctx context.Context, e envelope) error {
+	setup := l.tx.s.times.Setup
+	ctx, cancel := context.WithTimeoutCause(ctx, setup, &waitError{what: "the next hop", limit: setup})
+	defer cancel()
+	if p := l.tx.s.keptPeer(l.key()); p != nil {
+		if done, err := l.try(ctx, p, e); done {
+			return err
+		}
+	}
+	var last error
+	for p, err := range l.tx.s.door.caller.peers(ctx, l.route, l.tx.identity()) {
+		done := false
+		if err == nil {
+			done, err = l.try(ctx, p, e)
+		} else {
+			l.tx.note(err)
+		}
+		if done {
+			return err
+		}
+		last = err
+	}
+	switch {
+	case ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), last)
+	case last == nil:
+		return &peerError{hop: l.route.Key, during: duringConnect, err: errors.New("there is no address to connect to")}
+	}
+	return last
+}
+
+// key tells which transactions of a session may share a connection: same
+// route, and same client as the backend was told.
+func (l *leg) key() string { return l.route.Key + "\x00" + l.tx.announced() }
+
+// try says MAIL and the recipients to a peer. done is false when the hop gave
+// no answer that counts and another may be tried.
+func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err error) {
+	if end, ok := ctx.Deadline(); ok {
+		p.end = end
+	}
+	p.key = l.key()
+	l.tx.s.door.learn(p.pipe.EHLO())
+	l.mail, l.accepted, l.dataSaid, l.ready = smtpwire.Reply{}, nil, smtpwire.Reply{}, false
+	err = l.speak(p, e, true)
+	p.end = time.Time{}
+	if l.gone || err == nil && !l.elsewhere() {
+		l.peer, l.begun = p, true
+		l.tx.connected(p)
+		return true, err
+	}
+	if err == nil {
+		err = &refusalError{reply: spoken(l.mail, p.label)}
+	}
+	e.forget()
+	l.accepted = nil
+	l.tx.note(err)
+	p.quit()
+	return false, err
+}
+
+// elsewhere tells whether the answer to MAIL is a reason to ask another hop:
+// 421 says that this connection is over, and a passing trouble of one MX host
+// may not be another's. A backend speaks for itself.
+func (l *leg) elsewhere() bool {
+	return l.mail.Code == 421 || l.mail.Class() == 4 && !l.tx.s.door.inbound
+}
+
+// speak says [RSET MAIL] RCPT… [DATA] in as few flights as the hop allows.
+func (l *leg) speak(p *peer, e envelope, first bool) error {
+	const rset, from, data = -1, -2, -3
+	var cmds []smtpwire.Command
+	var who []int // what each command is: the index of a recipient, or one of these
+	add := func(c smtpwire.Command, what int) { cmds, who = append(cmds, c), append(who, what) }
+	if first {
+		c, refused, ok := l.tx.adapted(l.tx.mail, p)
+		if !ok {
+			l.answerMail(e, refused)
+			return nil
+		}
+		if p.open {
+			add(smtpwire.Command{Verb: smtpwire.VerbRset}, rset)
+		}
+		add(c, from)
+		p.open, p.used = true, p.used+1
+	}
+	for i, rcpt := range e.rcpts {
+		c, refused, ok := l.tx.adapted(rcpt, p)
+		if !ok {
+			l.gone = e.answered(i, refused) || l.gone
+			continue
+		}
+		add(c, i)
+	}
+	// Without CHUNKING the text costs a trip more unless DATA rides along. With
+	// it, BDAT needs none.
+	if e.data && p.has("PIPELINING") && !p.has("CHUNKING") {
+		add(smtpwire.Command{Verb: smtpwire.VerbData}, data)
+	}
+	var refusedReset error
+	err := p.do(duringEnvelope, p.times.PeerCommand, cmds, func(i int, r smtpwire.Reply) {
+		switch {
+		case who[i] == rset && r.Class() != 2:
+			refusedReset = &peerError{hop: p.label, during: "resetting the transaction", said: r}
+		case who[i] == rset:
+		case who[i] == from:
+			l.answerMail(e, r)
+		case who[i] == data:
+			l.dataSaid, l.ready = r, r.Code == 354
+		case first && l.elsewhere(): // another hop will be asked
+		default:
+			l.gone = e.answered(who[i], r) || l.gone
+		}
+	})
+	if err == nil && refusedReset != nil {
+		p.broken = true
+		return refusedReset
+	}
+	return err
+}
+
+func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
+	l.mail = r
+	if e.mailed != nil && !l.elsewhere() {
+		l.gone = e.mailed(r) || l.gone
+	}
+}
+
+// commit sends the message and keeps the outcome.
+func (l *leg) commit(t *transaction, m *message) {
+	n := len(l.accepted)
+	switch {
+	case l.dataSaid.Code != 0 && !l.ready:
+		l.outcome = l.peer.refusedText(l.dataSaid, n)
+	case l.mustConvert(m):
+		l.abandon()
+		l.outcome = outcome{replies: repeat(smtpwire.NewReply(554, "5.6.3",
+			"the next hop takes 7-bit text only, and this message is not"), n)}
+	default:
+		l.outcome = l.peer.text(m, n, l.ready)
+		l.ready = false
+	}
+	if l.outcome.err != nil {
+		t.note(l.outcome.err)
+	}
+}
+
+// mustConvert: the client was promised 8BITMIME and used it, and this hop does
+// not have it. Converting would break signatures (P4); RFC 6152 §3 leaves only
+// refusal.
+// https://www.rfc-editor.org/rfc/rfc6152#section-3
+func (l *leg) mustConvert(m *message) bool {
+	body, ok := l.tx.mail.Params.Get("BODY")
+	return ok && strings.EqualFold(body, "8BITMIME") && m.scan.EightBit && !l.peer.has("8BITMIME")
+}
+
+// noText is the hop's refusal of DATA, where it has been asked already.
+func (l *leg) noText() (smtpwire.Reply, bool) {
+	return l.dataSaid, l.dataSaid.Class() >= 4
+}
+
+// abandon leaves a hop that waits for text without any. A dot would complete an
+// empty message, so the connection ends.
+func (l *leg) abandon() {
+	if l.peer != nil && l.ready {
+		l.peer.close()
+		l.ready = false
+	}
+}

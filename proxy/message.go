@@ -1,0 +1,122 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	"slipstream/smtpwire"
+)
+
+// A message is one body on its way: what we put above it, and the octets as
+// they came.
+type message struct {
+	prefix []byte // header fields of ours, complete lines
+	body   *spool
+	scan   smtpwire.BodyScan
+	head   headScan
+}
+
+func (m *message) size() int64 { return int64(len(m.prefix)) + m.body.Size() }
+
+func (m *message) writeTo(w io.Writer) error {
+	if _, err := w.Write(m.prefix); err != nil {
+		return err
+	}
+	_, err := io.Copy(w, m.body.Reader())
+	return err
+}
+
+// Write takes the next octets of the body: into the spool, while the header
+// section is watched.
+func (m *message) Write(p []byte) (int, error) {
+	if err := m.head.scan(p); err != nil {
+		return 0, err
+	}
+	return m.body.Write(p)
+}
+
+// errHeaderTooLarge: the header section does not end within its limit.
+var errHeaderTooLarge = errors.New("the header section is too large")
+
+// errTooManyHops: the message has been through so many hands that it must be
+// going in circles (RFC 5321 §6.3).
+var errTooManyHops = errors.New("too many hops: the message is probably in a loop")
+
+// A headScan reads along while a message arrives, as far as its header section
+// goes, and counts its Received fields. It holds one line's beginning at most.
+// https://www.rfc-editor.org/rfc/rfc5321#section-6.3
+type headScan struct {
+	maxSize     int64 // octets the header section may have; 0: no limit
+	maxReceived int   // Received fields it may have; 0: no limit
+
+	seen     int64
+	done     bool
+	received int
+	start    [len(receivedField)]byte // beginning of the current line
+	n        int                      // octets in start
+	line     int64                    // octets of the current line so far, without its line end
+}
+
+const receivedField = "received:"
+
+func (h *headScan) scan(p []byte) error {
+	for len(p) > 0 && !h.done {
+		i := bytes.IndexByte(p, '\n')
+		part := p
+		if i >= 0 {
+			part, p = p[:i], p[i+1:]
+		} else {
+			p = nil
+		}
+		h.seen += int64(len(part)) + 1
+		if h.maxSize > 0 && h.seen > h.maxSize {
+			return errHeaderTooLarge
+		}
+		h.take(part)
+		if i >= 0 {
+			h.endLine()
+		}
+		if h.maxReceived > 0 && h.received > h.maxReceived {
+			return errTooManyHops
+		}
+	}
+	return nil
+}
+
+func (h *headScan) take(part []byte) {
+	h.n += copy(h.start[h.n:], part)
+	h.line += int64(len(part))
+}
+
+func (h *headScan) endLine() {
+	start := bytes.TrimRight(h.start[:h.n], "\r")
+	switch {
+	case h.line <= 1 && len(start) == 0:
+		h.done = true // the blank line
+	case bytes.EqualFold(h.start[:h.n], []byte(receivedField)):
+		h.received++
+	}
+	h.n, h.line = 0, 0
+}
+
+// bodyRefusal says why a message that has arrived to its end is not taken.
+func bodyRefusal(err error, m *message) (smtpwire.Reply, bool) {
+	var body *smtpwire.BodyError
+	var spooled *spoolError
+	switch {
+	case errors.As(err, &body):
+		// RFC 5321 §2.3.8: CR and LF only together. Anything else is how mail is smuggled.
+		return smtpwire.NewReply(550, "5.6.0", replyText(fmt.Sprintf("message refused: %v", body))), true
+	case errors.Is(err, errTooLarge):
+		return smtpwire.NewReply(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", m.body.limit)), true
+	case errors.Is(err, errHeaderTooLarge):
+		return smtpwire.NewReply(552, "5.3.4", fmt.Sprintf("message refused: its header section exceeds %d octets", m.head.maxSize)), true
+	case errors.Is(err, errTooManyHops):
+		return smtpwire.NewReply(554, "5.4.6", fmt.Sprintf("too many hops (more than %d Received fields): mail loop", m.head.maxReceived)), true
+	case errors.As(err, &spooled):
+		return smtpwire.NewReply(452, "4.3.1", "insufficient system storage"), true
+	}
+	return smtpwire.Reply{}, false
+}

@@ -1,0 +1,85 @@
+package proxy
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"slipstream/smtpwire"
+)
+
+// Metrics are the service's counters. Labels are bounded: doors, words of ours,
+// classes of codes; never a name or an address from the network.
+type Metrics struct {
+	connections  *prometheus.CounterVec
+	open         *prometheus.GaugeVec
+	turnedAway   *prometheus.CounterVec
+	transactions *prometheus.CounterVec
+	seconds      *prometheus.HistogramVec
+	octets       *prometheus.CounterVec
+	trips        *prometheus.CounterVec
+	refusals     *prometheus.CounterVec
+	smuggling    *prometheus.CounterVec
+	handshakes   *prometheus.CounterVec
+	inDoubt      *prometheus.CounterVec
+}
+
+// NewMetrics registers the counters.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "slipstream", Name: name, Help: help}, labels)
+		reg.MustRegister(c)
+		return c
+	}
+	m := &Metrics{
+		connections:  counter("connections_total", "Clients that came in.", "door"),
+		turnedAway:   counter("turned_away_total", "Clients that were turned away at the door.", "door", "code"),
+		transactions: counter("transactions_total", "Transactions by how they ended.", "door", "status"),
+		octets:       counter("message_octets_total", "Octets of message text that were sent on.", "door"),
+		trips:        counter("trips_total", "Round trips spent with next hops.", "door"),
+		refusals:     counter("commands_refused_total", "Commands that were refused as out of order or malformed.", "door", "code"),
+		smuggling:    counter("smuggling_blocked_total", "Messages refused for a bare CR, a bare LF or a NUL.", "door", "what"),
+		handshakes:   counter("tls_handshakes_failed_total", "TLS handshakes with clients that failed.", "door"),
+		inDoubt:      counter("in_doubt_total", "Messages sent whole whose final reply never came.", "door"),
+		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "slipstream", Name: "connections",
+			Help: "Clients that are in now."}, []string{"door"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "slipstream", Name: "transaction_seconds",
+			Help:    "Time from MAIL to the final reply.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}, []string{"door", "status"}),
+	}
+	reg.MustRegister(m.open, m.seconds)
+	return m
+}
+
+func (m *Metrics) entered(door string) {
+	m.connections.WithLabelValues(door).Inc()
+	m.open.WithLabelValues(door).Inc()
+}
+
+func (m *Metrics) left(door string) { m.open.WithLabelValues(door).Dec() }
+
+func (m *Metrics) away(door string, r smtpwire.Reply) {
+	m.turnedAway.WithLabelValues(door, strconv.Itoa(r.Code)).Inc()
+}
+
+func (m *Metrics) refused(door string, r smtpwire.Reply) {
+	m.refusals.WithLabelValues(door, strconv.Itoa(r.Code)).Inc()
+}
+
+func (m *Metrics) smuggled(door string, e *smtpwire.BodyError) {
+	m.smuggling.WithLabelValues(door, e.Reason.String()).Inc()
+}
+
+func (m *Metrics) handshakeFailed(door string) { m.handshakes.WithLabelValues(door).Inc() }
+
+func (m *Metrics) transaction(sum Summary) {
+	m.transactions.WithLabelValues(sum.Door, sum.Status).Inc()
+	m.seconds.WithLabelValues(sum.Door, sum.Status).Observe(sum.Took.Seconds())
+	m.trips.WithLabelValues(sum.Door).Add(float64(sum.Trips))
+	if sum.Status == "sent" || sum.Status == "mixed" {
+		m.octets.WithLabelValues(sum.Door).Add(float64(sum.Octets))
+	}
+	if sum.InDoubt {
+		m.inDoubt.WithLabelValues(sum.Door).Inc()
+	}
+}

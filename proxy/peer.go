@@ -1,0 +1,406 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"time"
+
+	"slipstream/smtpwire"
+)
+
+// Names of what we may be doing with a hop, for errors and logs.
+const (
+	duringConnect   = "connecting"
+	duringGreeting  = "waiting for the greeting"
+	duringHello     = "waiting for the answer to EHLO"
+	duringStartTLS  = "waiting for the answer to STARTTLS"
+	duringHandshake = "negotiating TLS"
+	duringXclient   = "announcing the client (XCLIENT)"
+	duringEnvelope  = "waiting for the answer to MAIL or RCPT"
+	duringText      = "sending the message"
+	duringFinal     = "waiting for the final reply"
+)
+
+// A peer is one outgoing connection: to a backend or to an MX host. It belongs
+// to one goroutine.
+type peer struct {
+	wire   *wire
+	rw     io.ReadWriter // the wire, or TLS over it
+	r      *smtpwire.Reader
+	pipe   *smtpwire.Pipeline
+	label  string // "mx.example.net[192.0.2.7]:25"
+	banner string // its greeting
+	key    string // which transactions may share this connection
+	lmtp   bool
+	tls    *tls.ConnectionState // nil in clear
+	times  *TimeoutsConfig
+	end    time.Time // when the stage under way must be over; zero: no such end
+
+	verified bool // the certificate stood the check that "verify" asks for
+	open     bool // a MAIL of ours may be in force there: RSET goes before the next one
+	used     int  // transactions that were begun here
+	broken   bool // not in step any more: to be closed, never reused
+	buf      []byte
+	counted  int // trips that are in the log already
+	onClose  func()
+}
+
+func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *peer {
+	w := newWire(conn, true)
+	return &peer{
+		wire: w, rw: w, r: smtpwire.NewReader(w),
+		pipe:  newPipeline(smtpwire.EHLO{}, false, lmtp),
+		label: label, lmtp: lmtp, times: times,
+	}
+}
+
+func newPipeline(known smtpwire.EHLO, greeted, lmtp bool) *smtpwire.Pipeline {
+	p := smtpwire.NewPipeline(known, greeted)
+	p.LMTP = lmtp
+	return p
+}
+
+// has tells whether the hop offers an extension.
+func (p *peer) has(keyword string) bool { return p.pipe.EHLO().Has(keyword) }
+
+// wait arms the wire for one step, within the end of the stage.
+func (p *peer) wait(name string, limit time.Duration) {
+	if p.end.IsZero() {
+		p.wire.wait(name, limit)
+		return
+	}
+	p.wire.waitUntil(name, limit, p.end)
+}
+
+// fail marks the connection as out of step and describes what happened.
+func (p *peer) fail(during string, err error) error {
+	p.broken = true
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the connection was closed by the other side")
+	}
+	return &peerError{hop: p.label, during: during, err: err}
+}
+
+// errSurplus: the hop sent replies that nobody asked for. They could be taken
+// for answers to the next commands, so the connection is of no use any more.
+var errSurplus = errors.New("the other side sent more replies than there were commands")
+
+// do sends commands, each as soon as the pipeline lets it go, and hands every
+// reply to got in the order of the commands. An error means that the
+// conversation broke; a refusal by the hop is a reply like any other.
+func (p *peer) do(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
+	p.pipe.Queue(cmds...)
+	for i := range cmds {
+		p.wait(during, limit)
+		if err := p.send(); err != nil {
+			return p.fail(during, err)
+		}
+		r, err := p.reply(during)
+		if err != nil {
+			return err
+		}
+		got(i, r)
+	}
+	if p.r.Buffered() != 0 {
+		return p.fail(during, errSurplus)
+	}
+	return nil
+}
+
+// one sends a single command and returns its reply.
+func (p *peer) one(during string, limit time.Duration, c smtpwire.Command) (smtpwire.Reply, error) {
+	var reply smtpwire.Reply
+	err := p.do(during, limit, []smtpwire.Command{c}, func(_ int, r smtpwire.Reply) { reply = r })
+	return reply, err
+}
+
+// send writes the commands that may leave now in one write.
+func (p *peer) send() error {
+	flight := p.pipe.Flight()
+	if len(flight) == 0 {
+		return nil
+	}
+	p.buf = p.buf[:0]
+	for _, c := range flight {
+		p.buf = c.AppendTo(p.buf)
+	}
+	_, err := p.rw.Write(p.buf)
+	return err
+}
+
+// reply reads the next reply and accounts for it.
+func (p *peer) reply(during string) (smtpwire.Reply, error) {
+	r, err := p.r.ReadReply()
+	if err != nil {
+		return r, p.fail(during, err)
+	}
+	if _, err := p.pipe.Answer(r); err != nil {
+		return r, p.fail(during, err)
+	}
+	return r, nil
+}
+
+// greet waits for the greeting. RFC 5321 §3.1: anything but 220 means that the
+// hop will not serve us now.
+func (p *peer) greet() error {
+	p.wait(duringGreeting, p.times.Greeting)
+	r, err := p.reply(duringGreeting)
+	if err != nil {
+		return err
+	}
+	if r.Code != 220 {
+		return p.unwilling(duringGreeting, r)
+	}
+	p.banner = r.String()
+	return nil
+}
+
+func (p *peer) unwilling(during string, r smtpwire.Reply) error {
+	return &peerError{hop: p.label, during: during, said: r}
+}
+
+// hello says EHLO (LHLO to LMTP), and HELO to a hop that knows no EHLO
+// (RFC 5321 §3.2).
+// https://www.rfc-editor.org/rfc/rfc5321#section-3.2
+func (p *peer) hello(name string) error {
+	verb := smtpwire.VerbEhlo
+	if p.lmtp {
+		verb = smtpwire.VerbLhlo
+	}
+	r, err := p.one(duringHello, p.times.PeerCommand, smtpwire.Command{Verb: verb, Arg: name})
+	if err != nil {
+		return err
+	}
+	if r.Class() == 5 && verb == smtpwire.VerbEhlo {
+		r, err = p.one(duringHello, p.times.PeerCommand, smtpwire.Command{Verb: smtpwire.VerbHelo, Arg: name})
+		if err != nil {
+			return err
+		}
+	}
+	if r.Class() != 2 {
+		return p.unwilling(duringHello, r)
+	}
+	return nil
+}
+
+// errEarlyWords: plaintext behind the 220 to STARTTLS would be taken for
+// replies from inside TLS (CVE-2021-38371).
+var errEarlyWords = errors.New("the other side spoke on before TLS was up")
+
+// startTLS asks for TLS and negotiates it. The EHLO set from before is
+// forgotten (RFC 3207 §4.2): the caller says hello again.
+func (p *peer) startTLS(ctx context.Context, conf *tls.Config) error {
+	r, err := p.one(duringStartTLS, p.times.PeerCommand, smtpwire.Command{Verb: smtpwire.VerbStarttls})
+	if errors.Is(err, errSurplus) {
+		err = p.fail(duringStartTLS, errEarlyWords)
+	}
+	if err != nil {
+		return err
+	}
+	if r.Code != 220 {
+		return p.unwilling(duringStartTLS, r)
+	}
+	return p.handshake(ctx, conf, true)
+}
+
+// handshake puts TLS over the wire. greeted: no greeting will follow (STARTTLS);
+// with TLS on connect one does.
+func (p *peer) handshake(ctx context.Context, conf *tls.Config, greeted bool) error {
+	p.wait(duringHandshake, p.times.TLSHandshake)
+	conn := tls.Client(p.wire, conf)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return p.fail(duringHandshake, err)
+	}
+	state := conn.ConnectionState()
+	p.tls, p.rw = &state, conn
+	p.r.Reset(conn)
+	p.pipe = newPipeline(smtpwire.EHLO{}, greeted, p.lmtp)
+	return nil
+}
+
+// An outcome is what became of a message at one hop.
+type outcome struct {
+	replies []smtpwire.Reply // the hop's final words: one, or with LMTP one for each accepted recipient
+	inDoubt bool             // every octet was sent, but no final reply came: it may or may not have been taken (P2)
+	err     error            // the conversation broke before the final replies were complete
+}
+
+// text sends the message behind the accepted recipients and waits for the final
+// words. With CHUNKING it goes as one BDAT, in one flight (RFC 3030); else DATA
+// is asked for first, unless ready says that the hop is waiting for the text.
+func (p *peer) text(m *message, finals int, ready bool) outcome {
+	p.end = time.Now().Add(p.times.DataDone)
+	defer func() { p.end = time.Time{} }()
+	var err error
+	if p.has("CHUNKING") && !ready {
+		err = p.sendChunk(m)
+	} else {
+		if !ready {
+			r, err := p.one(duringText, p.times.PeerCommand, smtpwire.Command{Verb: smtpwire.VerbData})
+			if err != nil {
+				return outcome{err: err}
+			}
+			if r.Code != 354 {
+				return p.refusedText(r, finals)
+			}
+		}
+		err = p.sendStuffed(m)
+	}
+	if err != nil {
+		return p.cutShort(err, finals)
+	}
+	return p.finalReplies(finals)
+}
+
+// refusedText handles an answer to DATA that is not 354: it is the verdict on
+// the whole message, unless it makes no sense (a 2xx to a question for text).
+func (p *peer) refusedText(r smtpwire.Reply, finals int) outcome {
+	if r.Class() < 4 {
+		return outcome{err: p.fail(duringText, fmt.Errorf("answered DATA with %q instead of 354", r.String()))}
+	}
+	return outcome{replies: repeat(r, finals)}
+}
+
+func repeat(r smtpwire.Reply, n int) []smtpwire.Reply {
+	replies := make([]smtpwire.Reply, n)
+	for i := range replies {
+		replies[i] = r
+	}
+	return replies
+}
+
+// textBuffer bounds the buffer between message and socket; chunkLine is room
+// for a BDAT command, so that a small message leaves in one write.
+const (
+	textBuffer = 32 << 10
+	chunkLine  = 64
+)
+
+// blockWriter gives every block of text its own time (RFC 5321 §4.5.3.2.5).
+type blockWriter struct{ p *peer }
+
+func (b blockWriter) Write(data []byte) (int, error) {
+	b.p.wait(duringText, b.p.times.DataBlock)
+	return b.p.rw.Write(data)
+}
+
+func (p *peer) sendChunk(m *message) error {
+	cmd := smtpwire.Command{Verb: smtpwire.VerbBdat, Size: m.size(), Last: true}
+	p.pipe.Queue(cmd)
+	if f := p.pipe.Flight(); len(f) != 1 {
+		return fmt.Errorf("BDAT could not leave: %d commands before it", len(f))
+	}
+	w := bufio.NewWriterSize(blockWriter{p}, int(min(m.size()+chunkLine, textBuffer)))
+	p.buf = cmd.AppendTo(p.buf[:0])
+	if _, err := w.Write(p.buf); err != nil {
+		return err
+	}
+	if err := m.writeTo(w); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+func (p *peer) sendStuffed(m *message) error {
+	p.pipe.Queue(smtpwire.Command{Verb: smtpwire.VerbEndOfData})
+	if f := p.pipe.Flight(); len(f) != 1 {
+		return fmt.Errorf("the text could not leave: %d commands before it", len(f))
+	}
+	dots := smtpwire.NewDotWriter(blockWriter{p})
+	if err := m.writeTo(dots); err != nil {
+		return err
+	}
+	return dots.Close()
+}
+
+// cutShort handles a message that could not be sent to its end. The hop cannot
+// have all of it, so nothing is in doubt; what it may have said before it
+// closed the door is the best reason there is.
+func (p *peer) cutShort(cause error, finals int) outcome {
+	failed := p.fail(duringText, cause)
+	p.wire.wait(duringFinal, lastWordsWait)
+	r, err := p.r.ReadReply()
+	if err == nil && r.Class() >= 4 {
+		return outcome{replies: repeat(r, finals)}
+	}
+	return outcome{err: failed}
+}
+
+// lastWordsWait is how long we look for a reply on a connection that broke
+// while we were sending: what the hop had to say is here already or never comes.
+const lastWordsWait = time.Second
+
+// finalReplies waits for the hop's verdict on a message that was sent whole.
+func (p *peer) finalReplies(finals int) outcome {
+	n := 1
+	if p.lmtp {
+		n = max(finals, 1)
+	}
+	replies := make([]smtpwire.Reply, 0, finals)
+	for range n {
+		p.wait(duringFinal, p.times.DataDone)
+		r, err := p.reply(duringFinal)
+		if err == nil && r.Class() == 3 {
+			err = p.fail(duringFinal, fmt.Errorf("ended the message with %q", r.String()))
+		}
+		if err != nil {
+			return outcome{replies: replies, inDoubt: true, err: err}
+		}
+		replies = append(replies, r)
+	}
+	p.open = false
+	if p.r.Buffered() != 0 {
+		p.broken = true // the verdict stands; the connection is out of step
+	}
+	if !p.lmtp {
+		replies = repeat(replies[0], finals)
+	}
+	return outcome{replies: replies}
+}
+
+// quiet tells whether nothing waits to be read on an idle connection: no FIN,
+// no 421, no reply that would shift all later ones.
+func (p *peer) quiet() bool {
+	if p.broken || p.r.Buffered() != 0 {
+		return false
+	}
+	sc, ok := p.wire.Conn.(syscall.Conn)
+	if !ok {
+		return true // not a socket; if it died, the next flight tells
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	quiet := false
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		quiet = errors.Is(err, syscall.EAGAIN)
+		return true
+	})
+	return err == nil && quiet
+}
+
+// quit ends the connection politely where it is in step, and at once where not.
+func (p *peer) quit() {
+	if !p.broken && p.quiet() {
+		p.end = time.Time{}
+		_, _ = p.one("waiting for the answer to QUIT", p.times.Quit, smtpwire.Command{Verb: smtpwire.VerbQuit}) // nothing depends on the answer
+	}
+	p.close()
+}
+
+func (p *peer) close() {
+	p.broken = true
+	_ = p.wire.Close()
+	if p.onClose != nil {
+		p.onClose()
+	}
+}

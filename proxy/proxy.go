@@ -1,0 +1,325 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Options are the parts that a Proxy is wired to. The zero value of each field
+// but Resolver and Metrics means the real thing.
+type Options struct {
+	Log      *zap.Logger // nil: no log
+	Metrics  *Metrics
+	Resolver Resolver
+
+	// Dial opens connections to hops. nil: [net.Dialer].
+	Dial DialFunc
+
+	// Listen opens a door's address, given as "host:port". nil: [net.ListenConfig].
+	Listen func(ctx context.Context, addr string) (net.Listener, error)
+
+	// Done hears of every transaction when it is over, on the session's
+	// goroutine: it must be quick. nil: nobody does.
+	Done func(Summary)
+}
+
+// A Proxy is the service: its doors and what they share.
+type Proxy struct {
+	log     *zap.Logger
+	metrics *Metrics
+	dns     Resolver
+	dial    DialFunc
+	listen  func(ctx context.Context, addr string) (net.Listener, error)
+	done    func(Summary)
+
+	gate  *gate
+	wires *wireSet
+	ids   atomic.Uint64
+
+	base   context.Context // of every session; ends when a shutdown cuts them
+	cancel context.CancelFunc
+	work   sync.WaitGroup // every goroutine of ours
+	reload sync.Mutex     // one reload at a time
+
+	mu       sync.Mutex
+	config   *Config
+	doors    []*door
+	ports    map[string]*port
+	facts    map[string]*facts
+	spools   *spools
+	sessions map[*session]struct{}
+	stopping bool
+	watching context.CancelFunc // ends the questions to backends of the plan in force
+}
+
+// A port is one address that a door is found at. A reload may put another door
+// behind it; who is inside keeps the old one.
+type port struct {
+	ln       net.Listener
+	implicit bool
+	door     atomic.Pointer[door]
+}
+
+// New makes a Proxy from a configuration as [LoadConfig] returns it. It reads
+// certificates and opens nothing; [Proxy.Start] does.
+func New(cfg *Config, o Options) (*Proxy, error) {
+	p := &Proxy{
+		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, listen: o.Listen, done: o.Done,
+		gate: newGate(), wires: newWireSet(),
+		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
+		config: cfg,
+	}
+	if p.log == nil {
+		p.log = zap.NewNop()
+	}
+	if p.dial == nil {
+		p.dial = netDial
+	}
+	if p.listen == nil {
+		p.listen = func(ctx context.Context, addr string) (net.Listener, error) {
+			var lc net.ListenConfig
+			return lc.Listen(ctx, "tcp", addr)
+		}
+	}
+	p.ids.Store(rand.Uint64())
+	p.base, p.cancel = context.WithCancel(context.Background())
+	if _, err := p.plan(cfg); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Start asks the backends, opens the doors and serves until [Proxy.Shutdown].
+// It fails where an address cannot be opened, and with a [*RelayError] where a
+// backend would be an open relay behind us. A backend that does not answer yet
+// is asked again and again; until it answers, its door says 421.
+func (p *Proxy) Start(ctx context.Context) error {
+	return p.apply(ctx, p.config)
+}
+
+// Reload puts a new configuration and certificates into force. No session is
+// dropped: who is inside goes on under the old one. On error nothing changes.
+func (p *Proxy) Reload(ctx context.Context, cfg *Config) error {
+	return p.apply(ctx, cfg)
+}
+
+func (p *Proxy) apply(ctx context.Context, cfg *Config) error {
+	p.reload.Lock()
+	defer p.reload.Unlock()
+	pl, err := p.plan(cfg)
+	if err != nil {
+		return err
+	}
+	unanswered, err := p.firstProbe(ctx, pl)
+	if err != nil {
+		return err
+	}
+	opened, err := p.openPorts(ctx, pl)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		closePorts(opened)
+		return errors.New("the service is shutting down")
+	}
+	p.install(pl, opened)
+	p.watchBackends(pl, unanswered)
+	return nil
+}
+
+// firstProbe asks every known next hop once, side by side. It returns the doors
+// whose hop gave no answer.
+func (p *Proxy) firstProbe(ctx context.Context, pl *plan) ([]*door, error) {
+	errs := make([]error, len(pl.doors))
+	var wg sync.WaitGroup
+	for i, d := range pl.doors {
+		if d.static {
+			wg.Go(func() { errs[i] = d.probe(ctx, pl.inbound(d)) })
+		}
+	}
+	wg.Wait()
+	var unanswered []*door
+	for i, d := range pl.doors {
+		var relays *RelayError
+		switch {
+		case !d.static:
+		case errors.As(errs[i], &relays):
+			return nil, errs[i]
+		case !d.judge(errs[i]):
+			unanswered = append(unanswered, d)
+		}
+	}
+	return unanswered, nil
+}
+
+// inbound finds the configuration of an inbound door.
+func (pl *plan) inbound(d *door) *InboundConfig {
+	for i := range pl.config.Inbound {
+		if conf := &pl.config.Inbound[i]; d.inbound && conf.Name == d.name {
+			return conf
+		}
+	}
+	return nil
+}
+
+// openPorts opens the addresses of a plan that are not open yet.
+func (p *Proxy) openPorts(ctx context.Context, pl *plan) (map[string]*port, error) {
+	opened := make(map[string]*port)
+	for _, pp := range pl.ports {
+		p.mu.Lock()
+		have := p.ports[pp.addr]
+		p.mu.Unlock()
+		if have != nil {
+			continue
+		}
+		ln, err := p.listen(ctx, pp.addr)
+		if err != nil {
+			closePorts(opened)
+			return nil, fmt.Errorf("door %q cannot open %s: %w", pp.door.name, pp.addr, err)
+		}
+		opened[pp.addr] = &port{ln: ln}
+	}
+	return opened, nil
+}
+
+func closePorts(ports map[string]*port) {
+	for _, port := range ports {
+		_ = port.ln.Close()
+	}
+}
+
+// install puts a plan into force. Called with p.mu held.
+func (p *Proxy) install(pl *plan, opened map[string]*port) {
+	wanted := make(map[string]*port)
+	for _, pp := range pl.ports {
+		pt := p.ports[pp.addr]
+		if pt == nil {
+			pt = opened[pp.addr]
+		}
+		pt.door.Store(pp.door)
+		pt.implicit = pp.implicit
+		wanted[pp.addr] = pt
+	}
+	for addr, pt := range p.ports {
+		if wanted[addr] == nil {
+			_ = pt.ln.Close()
+			p.log.Info("door closed", zap.String("listen", addr))
+		}
+	}
+	p.config, p.doors, p.ports = pl.config, pl.doors, wanted
+	for addr, pt := range opened {
+		p.log.Info("door open", zap.String("door", pt.door.Load().name), zap.String("listen", addr))
+		p.work.Go(func() { p.accept(pt) })
+	}
+}
+
+// watchBackends goes on asking the backends that gave no answer, instead of
+// those of the plan before. Called with p.mu held.
+func (p *Proxy) watchBackends(pl *plan, unanswered []*door) {
+	if p.watching != nil {
+		p.watching()
+	}
+	ctx, cancel := context.WithCancel(p.base)
+	p.watching = cancel
+	for _, d := range unanswered {
+		p.work.Go(func() { d.watch(ctx, pl.inbound(d)) })
+	}
+}
+
+// Addrs returns the addresses that a door is found at, as the system gave them.
+func (p *Proxy) Addrs(door string) []net.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var addrs []net.Addr
+	for _, pt := range p.ports {
+		if pt.door.Load().name == door {
+			addrs = append(addrs, pt.ln.Addr())
+		}
+	}
+	return addrs
+}
+
+// Ready tells whether every door is open, and if not, why.
+func (p *Proxy) Ready() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopping {
+		return errors.New("shutting down")
+	}
+	if len(p.ports) == 0 {
+		return errors.New("not started")
+	}
+	for _, d := range p.doors {
+		if d.guard == nil {
+			continue
+		}
+		if ok, why := d.guard.open(); !ok {
+			return fmt.Errorf("door %q is shut: %s", d.name, why)
+		}
+	}
+	return nil
+}
+
+// cutGrace is how long sessions have to end once their waits were cut.
+const cutGrace = 10 * time.Second
+
+// Shutdown closes the doors. Idle sessions hear 421; transactions under way may
+// finish until ctx ends, then they are cut (their senders hear 421 or nothing,
+// and try again). It returns when nothing of ours runs any more.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.stopping = true
+	closePorts(p.ports)
+	if p.watching != nil {
+		p.watching()
+	}
+	for s := range p.sessions {
+		s.drain()
+	}
+	p.mu.Unlock()
+	done := make(chan struct{})
+	go func() { // ends with the last session
+		p.work.Wait()
+		close(done)
+	}()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+		p.cancel()
+		p.wires.cutAll()
+		select {
+		case <-done:
+		case <-time.After(cutGrace):
+			err = fmt.Errorf("%w; sessions hang on", err)
+		}
+	}
+	p.cancel()
+	return err
+}
+
+// spoolDir is where large bodies go: the directory that is configured, one under
+// the state directory if it can be made, else the system's.
+func spoolDir(cfg *Config) string {
+	if cfg.SpoolDir != "" {
+		return cfg.SpoolDir
+	}
+	dir := filepath.Join(cfg.StateDir, "spool")
+	if err := os.MkdirAll(dir, 0o700); err == nil {
+		return dir
+	}
+	return os.TempDir()
+}

@@ -1,0 +1,134 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"slipstream/proxy/route"
+	"slipstream/smtpwire"
+)
+
+// A peerError is trouble with one hop: it could not be reached, left, spoke
+// nonsense, or refused the connection (not the message).
+type peerError struct {
+	hop    string         // "mx.example.net[192.0.2.7]:25"
+	during string         // "connecting", "waiting for the greeting", …
+	said   smtpwire.Reply // the hop's own words, if it had any
+	err    error
+}
+
+func (e *peerError) Error() string {
+	if e.said.Code != 0 {
+		return fmt.Sprintf("%s said %q while %s", e.hop, e.said.String(), e.during)
+	}
+	return fmt.Sprintf("%s: %s: %v", e.hop, e.during, e.err)
+}
+
+func (e *peerError) Unwrap() error { return e.err }
+
+// A policyError says that a hop was reached but may not be used: it cannot be
+// protected as the configuration demands.
+type policyError struct {
+	hop string
+	why string
+	err error
+}
+
+func (e *policyError) Error() string {
+	if e.err != nil {
+		return fmt.Sprintf("%s: %s: %v", e.hop, e.why, e.err)
+	}
+	return fmt.Sprintf("%s: %s", e.hop, e.why)
+}
+
+func (e *policyError) Unwrap() error { return e.err }
+
+// A refusalError carries a refusal through code that returns errors.
+type refusalError struct{ reply smtpwire.Reply }
+
+func (e *refusalError) Error() string { return "refused: " + e.reply.String() }
+
+// refusal is the one place where an error becomes a reply. For strangers
+// (inbound clients) it names no host of ours: the details are in the log under
+// the session's id, which the reply quotes.
+func refusal(err error, stranger bool, session string) smtpwire.Reply {
+	var refused *refusalError
+	if errors.As(err, &refused) {
+		return refused.reply
+	}
+	if stranger {
+		return smtpwire.NewReply(451, strangerCode(err), "mail system not available, please try again later (S="+session+")")
+	}
+	var routeErr *route.Error
+	if errors.As(err, &routeErr) {
+		return routeErr.Reply
+	}
+	var peerErr *peerError
+	var policyErr *policyError
+	switch {
+	case errors.As(err, &policyErr):
+		// RFC 3463 §3.8: X.7.5, cryptographic failure.
+		return smtpwire.NewReply(451, "4.7.5", replyText(policyErr.Error()))
+	case errors.As(err, &peerErr):
+		return smtpwire.NewReply(451, peerCode(peerErr), replyText(peerErr.Error()))
+	default:
+		return smtpwire.NewReply(451, "4.3.0", replyText(err.Error()))
+	}
+}
+
+func strangerCode(err error) string {
+	var wait *waitError
+	if errors.As(err, &wait) {
+		return "4.4.2"
+	}
+	return "4.3.2"
+}
+
+// peerCode keeps the hop's own enhanced code where it is transient; else it
+// says by RFC 3463 §3.5 how the connection failed.
+func peerCode(e *peerError) string {
+	if code, ok := e.said.Enhanced(); ok && strings.HasPrefix(code, "4.") {
+		return code
+	}
+	switch {
+	case e.said.Code != 0:
+		return "4.3.2"
+	case e.during == duringConnect:
+		return "4.4.1"
+	default:
+		return "4.4.2"
+	}
+}
+
+// maxReplyText keeps a composed reply within one line of RFC 5321 §4.5.3.1.5
+// (512 octets), code and enhanced code included.
+const maxReplyText = 480
+
+// replyText makes an error's text fit for a reply line: printable ASCII, bounded.
+func replyText(s string) string {
+	var b strings.Builder
+	for _, r := range s {
+		if b.Len() >= maxReplyText {
+			break
+		}
+		if r < ' ' || r > '~' {
+			r = '?'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// spoken fits a hop's reply for a client that must not take it for the
+// service's own state: 421 would make an MTA give up on its whole smarthost.
+func spoken(r smtpwire.Reply, hop string) smtpwire.Reply {
+	if r.Code != 421 {
+		return r
+	}
+	code, ok := r.Enhanced()
+	if !ok {
+		code = "4.4.2"
+	}
+	return smtpwire.NewReply(451, code, replyText(hop+" said: "+r.String()))
+}

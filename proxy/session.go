@@ -1,0 +1,305 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"slipstream/smtpwire"
+)
+
+// A session is one client's connection, from accept to close. One goroutine
+// walks the corridor: read a flight of commands, have each answered, write the
+// replies in one write.
+type session struct {
+	door  *door // as it was when the client came in; a reload does not change it
+	id    string
+	log   *zap.Logger
+	times *TimeoutsConfig
+
+	wire   *wire
+	rw     io.ReadWriter // the wire, or TLS over it
+	r      *smtpwire.Reader
+	seq    smtpwire.Sequence
+	out    []byte    // replies not written yet
+	spoke  time.Time // when the client was last heard, or answered: since then it waits
+	client client
+	bad    int  // commands that were refused as nonsense
+	count  int  // transactions so far
+	over   bool // the last reply was said: close
+	tx     *transaction
+	kept   map[string]*peer // connections of earlier transactions, by key
+	errs   error            // the first write error
+
+	mu       sync.Mutex
+	idle     bool // between transactions, waiting for a command
+	draining bool // the service is stopping: no further transaction
+}
+
+// A client is who came in.
+type client struct {
+	addr  netip.AddrPort // where the client is; behind a trusted proxy, as that says
+	local netip.AddrPort // where it connected to
+	helo  string
+	esmtp bool
+	tls   *tls.ConnectionState
+	name  func() clientName // looked up where a backend wants it; else nil
+}
+
+// serve runs the session to its end. The connection is closed by the caller.
+func (s *session) serve(ctx context.Context) {
+	defer s.leave()
+	if !s.greet() {
+		return
+	}
+	for !s.over {
+		flight, err := s.readFlight()
+		if err != nil {
+			s.farewell(err)
+			break
+		}
+		s.answer(ctx, flight)
+		if s.flush() != nil {
+			break
+		}
+	}
+}
+
+// greet says the first word at once; nothing is waited for. It returns false
+// where the client is turned away.
+func (s *session) greet() bool {
+	if refused, ok := s.door.admit(s); !ok {
+		s.say(refused)
+		s.over = true
+		_ = s.flush() // the client is turned away either way
+		s.linger()
+		s.log.Info("turned away", zap.String("reply", refused.String()))
+		return false
+	}
+	kind := "ESMTP"
+	if s.door.lmtp {
+		kind = "LMTP"
+	}
+	s.say(smtpwire.NewReply(220, "", s.door.hostname+" "+kind+" Slipstream"))
+	return s.flush() == nil
+}
+
+// readFlight waits for the next commands. Between transactions the session is
+// idle, and a shutdown may end the wait.
+func (s *session) readFlight() ([]smtpwire.Command, error) {
+	s.mu.Lock()
+	if s.draining && s.tx == nil {
+		s.mu.Unlock()
+		return nil, errDraining
+	}
+	s.wire.wait("a command", s.times.ClientCommand)
+	s.idle = s.tx == nil
+	s.mu.Unlock()
+	flight, err := s.r.ReadFlight(nil)
+	s.mu.Lock()
+	s.idle = false
+	s.spoke = time.Now() // the client's clock runs from here
+	draining := s.draining
+	s.mu.Unlock()
+	if err != nil && draining && s.tx == nil {
+		err = errDraining
+	}
+	return flight, err
+}
+
+// errDraining: the service is stopping and this session has nothing under way.
+var errDraining = errors.New("the service is shutting down")
+
+// drain asks the session to end when nothing is under way, at once if nothing is.
+func (s *session) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
+	if s.idle {
+		_ = s.wire.SetReadDeadline(longAgo())
+	}
+}
+
+// farewell says the last words that fit the reason for leaving.
+func (s *session) farewell(err error) {
+	s.over = true
+	var wait *waitError
+	switch {
+	case errors.Is(err, errDraining), errors.Is(err, errCut):
+		s.say(smtpwire.NewReply(421, "4.3.2", s.door.hostname+" is shutting down, please try again later"))
+	case errors.As(err, &wait):
+		s.say(smtpwire.NewReply(421, "4.4.2", s.door.hostname+" timeout: "+wait.Error()))
+	case errors.Is(err, errTooMuch):
+		s.say(smtpwire.NewReply(552, "5.3.4", "message exceeds every limit, closing"))
+	case errors.Is(err, smtpwire.ErrFlood):
+		s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: a line without end is not SMTP"))
+	default:
+		s.log.Debug("client left", zap.Error(err))
+		return
+	}
+	s.log.Info("session ended by us", zap.Error(err))
+	s.wire.cutFlag.Store(false) // a cut ends waits; the last word still goes out
+	s.wire.wait("the last reply", s.times.Quit)
+	_ = s.flush()
+}
+
+// answer has every command of a flight answered, in order.
+func (s *session) answer(ctx context.Context, flight []smtpwire.Command) {
+	for i := 0; i < len(flight) && !s.over && s.errs == nil; {
+		if !isEnvelope(flight[i]) {
+			s.command(ctx, flight[i])
+			i++
+			continue
+		}
+		n := 1
+		for i+n < len(flight) && isEnvelope(flight[i+n]) {
+			n++
+		}
+		data := i+n < len(flight) && flight[i+n].Verb == smtpwire.VerbData && flight[i+n].Refused.Code == 0
+		s.envelope(ctx, flight[i:i+n], data)
+		i += n
+	}
+	if s.bad > s.door.limits.MaxBadCommands && !s.over {
+		s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: too many bad commands"))
+		s.log.Info("session ended by us: too many bad commands", zap.Int("bad", s.bad))
+		s.over = true
+	}
+}
+
+func isEnvelope(c smtpwire.Command) bool {
+	return c.Refused.Code == 0 && (c.Verb == smtpwire.VerbMail || c.Verb == smtpwire.VerbRcpt)
+}
+
+// say queues a reply.
+func (s *session) say(r smtpwire.Reply) { s.out = r.AppendTo(s.out) }
+
+// refuse queues a refusal of a command that made no sense, and counts it.
+func (s *session) refuse(r smtpwire.Reply) {
+	s.bad++
+	s.door.metrics.refused(s.door.name, r)
+	s.say(r)
+}
+
+// flush writes what is queued, in one write.
+func (s *session) flush() error {
+	if len(s.out) == 0 || s.errs != nil {
+		return s.errs
+	}
+	s.wire.wait("the client to take our replies", s.times.ClientCommand)
+	_, s.errs = s.rw.Write(s.out)
+	s.out = s.out[:0]
+	if cap(s.out) > maxKeptBuffer {
+		s.out = nil
+	}
+	s.spoke = time.Now()
+	if s.errs != nil {
+		s.log.Info("could not answer the client", zap.Error(s.errs))
+	}
+	return s.errs
+}
+
+// maxKeptBuffer is how much an idle session may keep for its next replies.
+const maxKeptBuffer = 512
+
+// leave ends what is left of the session: an open transaction, and the
+// connections kept for it.
+func (s *session) leave() {
+	if s.tx != nil {
+		s.tx.abort("the client left")
+	}
+	s.linger()
+	_ = s.wire.Close()
+	for _, p := range s.kept {
+		p.quit()
+	}
+	s.kept = nil
+}
+
+// lingerTime bounds how long a closing session reads on, so that a client that
+// still talks gets our last reply and not a reset that eats it.
+const lingerTime = time.Second
+
+// lingerOctets bounds how much it reads.
+const lingerOctets = 1 << 20
+
+// linger says that we have nothing more to say, and reads what the client still
+// sends until it closes too, within bounds.
+func (s *session) linger() {
+	if !s.over || s.errs != nil {
+		return
+	}
+	_ = s.wire.SetDeadline(time.Now().Add(lingerTime))
+	if conn, ok := s.rw.(*tls.Conn); ok {
+		_ = conn.CloseWrite() // close_notify; the FIN says the same
+	}
+	half, ok := s.wire.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(s.wire.Conn, lingerOctets)) // whatever comes, we are leaving
+}
+
+// keptPeer hands out the connection that an earlier transaction left in good
+// order, if there is one.
+func (s *session) keptPeer(key string) *peer {
+	s.mu.Lock()
+	p := s.kept[key]
+	delete(s.kept, key)
+	s.mu.Unlock()
+	if p == nil || p.quiet() {
+		return p
+	}
+	p.close()
+	return nil
+}
+
+// maxKeptPeers bounds the connections a session keeps between transactions.
+const maxKeptPeers = 4
+
+// keep puts a peer aside for the session's next transaction. Where there are
+// too many, another makes room.
+func (s *session) keep(p *peer) {
+	if p.broken {
+		p.close()
+		return
+	}
+	s.mu.Lock()
+	if s.kept == nil {
+		s.kept = make(map[string]*peer)
+	}
+	var old *peer
+	if old = s.kept[p.key]; old == nil && len(s.kept) >= maxKeptPeers {
+		for key, other := range s.kept {
+			old = other
+			delete(s.kept, key)
+			break
+		}
+	}
+	s.kept[p.key] = p
+	s.mu.Unlock()
+	if old != nil {
+		old.quit()
+	}
+}
+
+// newSessionID makes an id that stays with the session in every line of the log.
+func newSessionID(n uint64) string { return fmt.Sprintf("%010x", n&0xffffffffff) }
+
+// addrPort reads the address of a connection's end; the zero value where it is
+// not an IP address (a unix socket).
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
