@@ -40,6 +40,10 @@ func (s *session) bdat(c smtpwire.Command) {
 		return
 	}
 	refused, ok := s.seq.Check(c)
+	if s.tx != nil && s.tx.ahead != nil {
+		s.bdatAhead(c, refused, ok)
+		return
+	}
 	if !ok {
 		var scan smtpwire.BodyScan
 		err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &scan) }, nil)
@@ -59,6 +63,61 @@ func (s *session) bdat(c smtpwire.Command) {
 		return
 	}
 	s.seq.Answered(c, s.arrived(m, err, c.Last))
+}
+
+// A chunkAhead is a BDAT LAST whose octets were read before its envelope was
+// asked, so that all of it can travel on in one flight.
+type chunkAhead struct{ err error }
+
+// maxAhead bounds the text that is read ahead: what fits into one flight.
+const maxAhead = 64 << 10
+
+// takeAhead reads the text of a BDAT LAST that the client sent behind its
+// envelope without waiting. Its octets are on their way whatever we answer.
+func (s *session) takeAhead(next smtpwire.Command) {
+	if next.Verb != smtpwire.VerbBdat || next.Refused.Code != 0 || !next.Last || next.Size > maxAhead ||
+		s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil {
+		return
+	}
+	m := s.tx.message()
+	err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, next.Size, &m.scan) }, m)
+	if err == nil {
+		err = m.scan.End()
+	}
+	s.tx.ahead = &chunkAhead{err: err}
+}
+
+// bdatAhead answers the BDAT whose octets are here already.
+func (s *session) bdatAhead(c smtpwire.Command, refused smtpwire.Reply, ok bool) {
+	err := s.tx.ahead.err
+	s.tx.ahead = nil
+	switch {
+	case !ok && brokenBy(err):
+		s.lost(err)
+	case !ok:
+		s.tx.dropText()
+		s.refuse(refused)
+	default:
+		s.seq.Answered(c, s.arrived(s.tx.msg, err, true))
+	}
+}
+
+// follows tells whether a command means that the text comes next.
+func follows(next smtpwire.Command) bool {
+	return next.Refused.Code == 0 && (next.Verb == smtpwire.VerbData || next.Verb == smtpwire.VerbBdat)
+}
+
+// dropText forgets a text that no recipient was accepted for.
+func (t *transaction) dropText() {
+	_ = t.msg.body.Close() // memory and an unlinked file: nothing to save
+	t.msg = nil
+	for _, l := range t.legs {
+		l.sent = false
+		if !l.outcome.inDoubt {
+			l.outcome = outcome{}
+		}
+		l.abandon()
+	}
 }
 
 // take reads a body or a chunk into the message, or into nothing. A text that is

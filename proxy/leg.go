@@ -23,6 +23,7 @@ type leg struct {
 	ready    bool           // it was asked DATA with the envelope and answered 354
 	dataSaid smtpwire.Reply // its answer to that DATA; zero: not asked
 	err      error          // why there is no hop: every recipient hears it
+	sent     bool           // the text left with the envelope: outcome is known
 	outcome  outcome
 }
 
@@ -30,7 +31,8 @@ type leg struct {
 // recipients.
 type envelope struct {
 	rcpts []smtpwire.Command
-	data  bool // the client's DATA follows in the same flight
+	data  bool     // the client's DATA follows in the same flight, or BDAT
+	text  *message // the client's BDAT LAST followed in the same flight, and here is its text; else nil
 	// mailed and answered hand the replies on as they come. They return true
 	// when the reply has left for the client already, so that it can't be taken
 	// back. mailed is nil where MAIL was answered before.
@@ -113,11 +115,12 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 	l.mail, l.accepted, l.dataSaid, l.ready = smtpwire.Reply{}, nil, smtpwire.Reply{}, false
 	err = l.speak(p, e, true)
 	p.end = time.Time{}
-	if l.gone || err == nil && !l.elsewhere() {
+	if l.gone || l.sent && !l.outcome.refused() || err == nil && !l.elsewhere() {
 		l.peer, l.begun = p, true
 		l.tx.connected(p)
 		return true, err
 	}
+	l.sent, l.outcome = false, outcome{}
 	if err == nil {
 		err = &refusalError{reply: spoken(l.mail, p.label)}
 	}
@@ -137,7 +140,8 @@ func (l *leg) elsewhere() bool {
 
 // speak says [RSET MAIL] RCPT… [DATA] in as few flights as the hop allows.
 func (l *leg) speak(p *peer, e envelope, first bool) error {
-	const rset, from, data = -1, -2, -3
+	const rset, from, data, text = -1, -2, -3, -4
+	p.textOut = false
 	var cmds []smtpwire.Command
 	var who []int // what each command is: the index of a recipient, or one of these
 	add := func(c smtpwire.Command, what int) { cmds, who = append(cmds, c), append(who, what) }
@@ -161,9 +165,11 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 		}
 		add(c, i)
 	}
-	// Without CHUNKING the text costs a trip more unless DATA rides along. With
-	// it, BDAT needs none.
-	if e.data && p.has("PIPELINING") && !p.has("CHUNKING") {
+	switch {
+	case first && l.ridesAlong(p, e.text):
+		add(p.chunk(e.text), text)
+	case e.data && p.has("PIPELINING") && !p.has("CHUNKING"):
+		// Without CHUNKING the text costs a trip more unless DATA rides along.
 		add(smtpwire.Command{Verb: smtpwire.VerbData}, data)
 	}
 	var refusedReset error
@@ -176,16 +182,32 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 			l.answerMail(e, r)
 		case who[i] == data:
 			l.dataSaid, l.ready = r, r.Code == 354
+		case who[i] == text:
+			l.outcome = p.finalOf(r, len(l.accepted))
 		case first && l.elsewhere(): // another hop will be asked
 		default:
 			l.gone = e.answered(who[i], r) || l.gone
 		}
 	})
+	if p.textOut {
+		l.sent = true
+		if err != nil && len(l.outcome.replies) == 0 {
+			l.outcome = outcome{inDoubt: true, err: err}
+		}
+	}
 	if err == nil && refusedReset != nil {
 		p.broken = true
 		return refusedReset
 	}
 	return err
+}
+
+// ridesAlong tells whether a text may leave behind its envelope in the same
+// flight, as the client sent it to us (RFC 3030 §4.1 with RFC 2920). Only on a
+// new connection: one that was idle may be dead, and what became of a text that
+// was sent into it could not be known (P2).
+func (l *leg) ridesAlong(p *peer, m *message) bool {
+	return m != nil && p.used == 1 && !p.lmtp && p.has("PIPELINING") && p.has("CHUNKING") && !l.mustConvert(p, m)
 }
 
 func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
@@ -199,9 +221,10 @@ func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
 func (l *leg) commit(t *transaction, m *message) {
 	n := len(l.accepted)
 	switch {
+	case l.sent:
 	case l.dataSaid.Code != 0 && !l.ready:
 		l.outcome = l.peer.refusedText(l.dataSaid, n)
-	case l.mustConvert(m):
+	case l.mustConvert(l.peer, m):
 		l.abandon()
 		l.outcome = outcome{replies: repeat(smtpwire.NewReply(554, "5.6.3",
 			"the next hop takes 7-bit text only, and this message is not"), n)}
@@ -218,9 +241,9 @@ func (l *leg) commit(t *transaction, m *message) {
 // not have it. Converting would break signatures (P4); RFC 6152 §3 leaves only
 // refusal.
 // https://www.rfc-editor.org/rfc/rfc6152#section-3
-func (l *leg) mustConvert(m *message) bool {
+func (l *leg) mustConvert(p *peer, m *message) bool {
 	body, ok := l.tx.mail.Params.Get("BODY")
-	return ok && strings.EqualFold(body, "8BITMIME") && m.scan.EightBit && !l.peer.has("8BITMIME")
+	return ok && strings.EqualFold(body, "8BITMIME") && m.scan.EightBit && !p.has("8BITMIME")
 }
 
 // noText is the hop's refusal of DATA, where it has been asked already.

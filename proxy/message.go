@@ -28,6 +28,13 @@ func (m *message) writeTo(w io.Writer) error {
 	return err
 }
 
+// appendTo is writeTo for a message that is small enough to ride along.
+func (m *message) appendTo(b []byte) ([]byte, error) {
+	buf := bytes.NewBuffer(b)
+	err := m.writeTo(buf)
+	return buf.Bytes(), err
+}
+
 // Write takes the next octets of the body: into the spool, while the header
 // section is watched.
 func (m *message) Write(p []byte) (int, error) {

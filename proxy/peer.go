@@ -42,10 +42,12 @@ type peer struct {
 	times  *TimeoutsConfig
 	end    time.Time // when the stage under way must be over; zero: no such end
 
-	verified bool // the certificate stood the check that "verify" asks for
-	open     bool // a MAIL of ours may be in force there: RSET goes before the next one
-	used     int  // transactions that were begun here
-	broken   bool // not in step any more: to be closed, never reused
+	verified bool     // the certificate stood the check that "verify" asks for
+	open     bool     // a MAIL of ours may be in force there: RSET goes before the next one
+	used     int      // transactions that were begun here
+	broken   bool     // not in step any more: to be closed, never reused
+	riding   *message // the text that leaves behind the next BDAT
+	textOut  bool     // it has left, or begun to
 	buf      []byte
 	counted  int // trips that are in the log already
 	onClose  func()
@@ -129,9 +131,25 @@ func (p *peer) send() error {
 	p.buf = p.buf[:0]
 	for _, c := range flight {
 		p.buf = c.AppendTo(p.buf)
+		if c.Verb == smtpwire.VerbBdat && p.riding != nil {
+			var err error
+			if p.buf, err = p.riding.appendTo(p.buf); err != nil {
+				return err
+			}
+			p.textOut, p.riding = true, nil
+		}
 	}
 	_, err := p.rw.Write(p.buf)
+	if cap(p.buf) > maxKeptBuffer {
+		p.buf = nil
+	}
 	return err
+}
+
+// chunk prepares a text to leave behind its envelope: the command to queue.
+func (p *peer) chunk(m *message) smtpwire.Command {
+	p.riding = m
+	return smtpwire.Command{Verb: smtpwire.VerbBdat, Size: m.size(), Last: true}
 }
 
 // reply reads the next reply and accounts for it.
@@ -343,18 +361,19 @@ func (p *peer) finalReplies(finals int) outcome {
 		n = max(finals, 1)
 	}
 	replies := make([]smtpwire.Reply, 0, finals)
+	p.open = false
 	for range n {
 		p.wait(duringFinal, p.times.DataDone)
 		r, err := p.reply(duringFinal)
 		if err == nil && r.Class() == 3 {
-			err = p.fail(duringFinal, fmt.Errorf("ended the message with %q", r.String()))
+			err = p.fail(duringFinal, errNoFinal(r))
 		}
 		if err != nil {
 			return outcome{replies: replies, inDoubt: true, err: err}
 		}
 		replies = append(replies, r)
+		p.open = p.open || r.Class() != 2 // RFC 3030 §2: after a refused chunk only RSET helps
 	}
-	p.open = false
 	if p.r.Buffered() != 0 {
 		p.broken = true // the verdict stands; the connection is out of step
 	}
@@ -362,6 +381,24 @@ func (p *peer) finalReplies(finals int) outcome {
 		replies = repeat(replies[0], finals)
 	}
 	return outcome{replies: replies}
+}
+
+func errNoFinal(r smtpwire.Reply) error {
+	return fmt.Errorf("ended the message with %q", r.String())
+}
+
+// finalOf is the outcome of a text that left with its envelope.
+func (p *peer) finalOf(r smtpwire.Reply, finals int) outcome {
+	if r.Class() == 3 {
+		return outcome{inDoubt: true, err: p.fail(duringFinal, errNoFinal(r))}
+	}
+	p.open = r.Class() != 2
+	return outcome{replies: repeat(r, max(finals, 1))}
+}
+
+// refused tells that the hop said no: it does not have the message.
+func (o outcome) refused() bool {
+	return !o.inDoubt && len(o.replies) > 0 && o.replies[0].Class() >= 4
 }
 
 // quiet tells whether nothing waits to be read on an idle connection: no FIN,

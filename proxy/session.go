@@ -163,8 +163,11 @@ func (s *session) answer(ctx context.Context, flight []smtpwire.Command) {
 		for i+n < len(flight) && isEnvelope(flight[i+n]) {
 			n++
 		}
-		data := i+n < len(flight) && flight[i+n].Verb == smtpwire.VerbData && flight[i+n].Refused.Code == 0
-		s.envelope(ctx, flight[i:i+n], data)
+		var next smtpwire.Command
+		if i+n < len(flight) {
+			next = flight[i+n]
+		}
+		s.envelope(ctx, flight[i:i+n], next)
 		i += n
 	}
 	if s.bad > s.door.limits.MaxBadCommands && !s.over {

@@ -23,6 +23,7 @@ type transaction struct {
 	rcpts  []*recipient
 	prefix []byte // what we put above the message
 	msg    *message
+	ahead  *chunkAhead // the text was read before the envelope was asked
 	who    *identity
 	notes  []error // hops that gave no answer before one did
 	rec    record
@@ -118,9 +119,9 @@ func (b *batch) release() {
 	}
 }
 
-// envelope answers a run of MAIL and RCPT commands. data tells that the
-// client's DATA follows at once.
-func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, data bool) {
+// envelope answers a run of MAIL and RCPT commands. next is the command that
+// follows in the same flight, if any.
+func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next smtpwire.Command) {
 	b := &batch{s: s, cmds: cmds, slots: make([]smtpwire.Reply, len(cmds))}
 	passed := make([]bool, len(cmds))
 	mailSlot := -1
@@ -142,7 +143,10 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, data bo
 		}
 	}
 	if s.tx != nil {
-		s.tx.ask(ctx, b, mailSlot, asked, data)
+		if len(asked) > 0 {
+			s.takeAhead(next)
+		}
+		s.tx.ask(ctx, b, mailSlot, asked, next)
 	}
 	for i, c := range cmds {
 		if b.slots[i].Code == 0 {
@@ -170,9 +174,9 @@ func (s *session) afterEnvelope(b *batch, mailSlot int) {
 }
 
 // ask takes MAIL (mailSlot ≥ 0) and recipients to their hops and fills every slot.
-func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []int, data bool) {
+func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []int, next smtpwire.Command) {
 	if t.s.door.inbound {
-		t.askBackend(ctx, b, mailSlot, asked, data)
+		t.askBackend(ctx, b, mailSlot, asked, next)
 		return
 	}
 	if mailSlot >= 0 {
@@ -182,24 +186,24 @@ func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []i
 	}
 	groups := t.route(ctx, b, asked)
 	if len(groups) == 1 {
-		t.askLeg(ctx, b, groups[0], data)
+		t.askLeg(ctx, b, groups[0], next)
 		return
 	}
 	var wg sync.WaitGroup
 	for _, g := range groups {
-		wg.Go(func() { t.askLeg(ctx, b, g, false) })
+		wg.Go(func() { t.askLeg(ctx, b, g, smtpwire.Command{}) })
 	}
 	wg.Wait()
 }
 
 // askBackend says the envelope to the one place where inbound mail goes.
-func (t *transaction) askBackend(ctx context.Context, b *batch, mailSlot int, asked []int, data bool) {
+func (t *transaction) askBackend(ctx context.Context, b *batch, mailSlot int, asked []int, next smtpwire.Command) {
 	if mailSlot >= 0 {
 		r, err := t.s.door.router.Route(ctx, t.mail.Path, smtpwire.Path{})
 		t.legs = []*leg{{tx: t, route: r, err: err}}
 	}
 	l := t.legs[0]
-	e := t.envelopeFor(b, group{leg: l, slots: asked}, data)
+	e := t.envelopeFor(b, group{leg: l, slots: asked}, next)
 	if mailSlot >= 0 {
 		e.mailed = func(r smtpwire.Reply) bool { return b.fill(mailSlot, t.worded(l, r)) }
 	}
@@ -220,8 +224,8 @@ type group struct {
 }
 
 // askLeg asks one leg about its recipients.
-func (t *transaction) askLeg(ctx context.Context, b *batch, g group, data bool) {
-	e := t.envelopeFor(b, g, data)
+func (t *transaction) askLeg(ctx context.Context, b *batch, g group, next smtpwire.Command) {
+	e := t.envelopeFor(b, g, next)
 	if g.leg.oneRecipient() {
 		e.rcpts = e.rcpts[:t.refuseFurther(b, g.leg, g.slots)]
 	}
@@ -249,8 +253,11 @@ func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) int {
 }
 
 // envelopeFor builds the envelope whose answers go into the slots of a group.
-func (t *transaction) envelopeFor(b *batch, g group, data bool) envelope {
-	e := envelope{data: data}
+func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) envelope {
+	e := envelope{data: follows(next)}
+	if t.ahead != nil && t.ahead.err == nil && len(t.legs) == 1 {
+		e.text = t.msg
+	}
 	t.s.mu.Lock() // legs are asked side by side
 	base := len(t.rcpts)
 	for _, i := range g.slots {

@@ -223,7 +223,7 @@ func (c *session) forget() { c.tried, c.mail, c.rcpts, c.text = false, "", nil, 
 // as it may, of which one was refused.
 func (c *session) badSequence(ev Event, text string) string {
 	k := c.srv.Keywords
-	follows := c.tried && ev.Verb != "MAIL" && k.Pipelining && c.verb != "HELO"
+	follows := c.tried && c.text == nil && ev.Verb != "MAIL" && k.Pipelining && c.verb != "HELO"
 	if !follows && (c.verb != "" || !k.PipeConnect) {
 		c.violation("out of sequence: "+text, ev.Line)
 	}

@@ -216,7 +216,7 @@ func (c *session) doBdat(ev Event, arg string) error {
 	}
 	d, err := c.answer(ev, normal)
 	if t != nil && !d.obeyed {
-		c.text = nil
+		c.text, c.rcpts = nil, nil // further chunks are refused until RSET
 	}
 	return err
 }
