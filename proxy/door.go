@@ -60,8 +60,7 @@ type door struct {
 // facts are what the one next hop of a door offered last. They outlive a reload
 // that does not change the hop.
 type facts struct {
-	ehlo  atomic.Pointer[smtpwire.EHLO]
-	about string // which hop
+	ehlo atomic.Pointer[smtpwire.EHLO]
 }
 
 // learn keeps what the next hop offers now, for the EHLO replies of the next

@@ -10,7 +10,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
@@ -335,12 +334,4 @@ func newTestCert(t *testing.T, names ...string) testCert {
 
 func (c testCert) server() *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{c.pair}}
-}
-
-func repeatf(n int, format string) []string {
-	var out []string
-	for i := range n {
-		out = append(out, fmt.Sprintf(format, i))
-	}
-	return out
 }

@@ -103,7 +103,7 @@ func (t *transaction) summary(status string, said smtpwire.Reply) Summary {
 		sum.To = append(sum.To, rc.cmd.Path.String())
 	}
 	if t.msg != nil {
-		sum.Octets = t.msg.body.Size()
+		sum.Octets = t.msg.scan.Octets
 	}
 	return sum
 }
@@ -179,7 +179,7 @@ func (t *transaction) refused() string {
 		}
 		list = append(list, rc.cmd.Path.String()+" "+r.String())
 	}
-	if len(t.rcpts) == 1 {
+	if len(t.rcpts) == 1 && t.rcpts[0].accepted() {
 		return "" // the reply says it
 	}
 	return strings.Join(list, "; ")

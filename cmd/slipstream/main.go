@@ -1,0 +1,91 @@
+// Command slipstream is a transparent SMTP accelerator proxy. It stands beside a
+// mail server with two kinds of doors: inbound, from the world to the mail
+// server, and outbound, from the mail server to the world. It keeps no queue:
+// a sender hears that a message was taken once the next host has said so.
+//
+//	slipstream serve -c FILE      run the service
+//	slipstream check -c FILE      try what the service needs
+//	slipstream probe HOST[:PORT]  ask a mail host what it offers and how far away it is
+//	slipstream demo               see it work on this machine alone
+//	slipstream version            tell which build this is
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line.
+type cli struct {
+	Serve   serveCmd   `cmd:"" help:"Run the service until it is told to stop."`
+	Check   checkCmd   `cmd:"" help:"Try what the service needs, and say what to do about the rest."`
+	Probe   probeCmd   `cmd:"" help:"Ask a mail host what it offers and how far away it is. No message is sent."`
+	Demo    demoCmd    `cmd:"" help:"Show the service at work, on this machine alone."`
+	Version versionCmd `cmd:"" help:"Tell which build this is."`
+}
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG of sysexits.h: another start will not help
+)
+
+// An exitError is an error with an exit code of its own.
+type exitError struct {
+	code int
+	err  error // nil: everything was said already
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return ""
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
+// A console is where a command speaks to whoever started it.
+type console struct{ out, err io.Writer }
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run carries out a command line and returns the exit code.
+func run(args []string) int {
+	parser, err := kong.New(&cli{},
+		kong.Name("slipstream"),
+		kong.Description("A transparent SMTP accelerator proxy beside your mail server."),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Bind(console{os.Stdout, os.Stderr}),
+	)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "slipstream:", err)
+		return exitFailed
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "slipstream: %v; \"slipstream --help\" tells more\n", err)
+		return exitUsage
+	}
+	return exitCode(command.Run())
+}
+
+// exitCode says what is left to say about an error.
+func exitCode(err error) int {
+	if err == nil {
+		return 0
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(os.Stderr, "slipstream:", text)
+	}
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code
+	}
+	return exitFailed
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.uber.org/zap"
+
+	"slipstream/proxy"
+	"slipstream/proxy/resolver"
+)
+
+// configFlag is the configuration file on the command line.
+type configFlag struct {
+	Config string `short:"c" default:"/etc/slipstream/slipstream.toml" placeholder:"FILE" help:"Configuration file (${default})."`
+}
+
+type serveCmd struct{ configFlag }
+
+// Help tells what the one line does not.
+func (*serveCmd) Help() string {
+	return `The log goes to standard error.
+
+Signals: HUP reads the configuration and the certificates again; no session is dropped, and if anything is wrong
+everything stays as it was. TERM and INT close the doors, let transactions under way finish within
+limits.shutdown_timeout, and end the process; a second one cuts what is left.
+
+Under systemd use Type=notify-reload and, if you like, WatchdogSec.
+
+Exit codes: 0 stopped as told, 1 could not start or broke, 2 wrong command line, 78 wrong configuration.`
+}
+
+// Run serves until a signal ends it.
+func (c *serveCmd) Run(con console) error {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
+	defer signal.Stop(signals)
+	return serve(c.Config, con.err, signals)
+}
+
+// serve wires the parts of the service together, in the order in which they run.
+func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
+	cfg, err := proxy.LoadConfig(path)
+	if err != nil {
+		return &exitError{exitConfig, err}
+	}
+	log, level, err := newLogger(cfg.Log, stderr)
+	if err != nil {
+		return &exitError{exitConfig, err}
+	}
+	info, _ := debug.ReadBuildInfo()
+	log.Info("starting", zap.String("version", version(info)), zap.String("config", path), zap.Int("pid", os.Getpid()))
+	warnAboutFiles(log, cfg.Limits)
+
+	dns, err := newResolver(cfg.DNS)
+	if err != nil {
+		return failed(log, err)
+	}
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	px, err := proxy.New(cfg, proxy.Options{Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns})
+	if err != nil {
+		return failed(log, &exitError{exitConfig, err})
+	}
+	s := &service{path: path, config: cfg, log: log, level: level, proxy: px, signals: signals, notify: notifier(log)}
+	if cfg.Admin.Listen != "" {
+		admin, err := proxy.OpenAdmin(cfg.Admin.Listen, px, metrics, log)
+		if err != nil {
+			return failed(log, err)
+		}
+		log.Info("admin socket open", zap.Stringer("listen", admin.Addr()))
+		defer closeAdmin(admin, log)
+	}
+	if err := s.run(); err != nil {
+		return failed(log, err)
+	}
+	return nil
+}
+
+// failed logs why the service ends, and leaves the exit code.
+func failed(log *zap.Logger, err error) error {
+	log.Error("slipstream failed", zap.Error(err))
+	code := exitFailed
+	var exit *exitError
+	var relays *proxy.RelayError
+	if errors.As(err, &exit) {
+		code = exit.code
+	} else if errors.As(err, &relays) {
+		code = exitConfig
+	}
+	return &exitError{code: code}
+}
+
+func warnAboutFiles(log *zap.Logger, limits proxy.LimitsConfig) {
+	limit, err := proxy.OpenFiles(limits)
+	if err != nil {
+		log.Warn("cannot tell how many files may be open", zap.Error(err))
+	} else if !limit.Enough() {
+		log.Warn("too few files may be open", zap.Stringer("files", limit))
+	}
+}
+
+// newResolver gives each of three tries its share of the time for one question.
+func newResolver(conf proxy.DNSConfig) (*resolver.Resolver, error) {
+	const tries = 3
+	return resolver.New(resolver.Config{
+		Servers: conf.Servers, Attempts: tries, Timeout: conf.Timeout / tries, Total: conf.Timeout,
+	})
+}
+
+// adminGrace is how long answers of the admin socket may take at the end.
+const adminGrace = 2 * time.Second
+
+func closeAdmin(admin *proxy.Admin, log *zap.Logger) {
+	ctx, cancel := context.WithTimeout(context.Background(), adminGrace)
+	defer cancel()
+	if err := admin.Close(ctx); err != nil {
+		log.Warn("the admin socket did not close in order", zap.Error(err))
+	}
+}
+
+// notifier tells systemd how the service is, if it wants to know.
+func notifier(log *zap.Logger) func(state string) {
+	return func(state string) {
+		if _, err := daemon.SdNotify(false, state); err != nil {
+			log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
+		}
+	}
+}

@@ -1,0 +1,50 @@
+package proxy
+
+import "fmt"
+
+// What the service needs of open files: a connection has the client's socket,
+// the next hop's and the file of a large body; the rest is for doors, log, names
+// that are looked up and the certificates of a reload.
+const (
+	filesPerConnection = 3
+	filesBeside        = 100
+)
+
+// A FileLimit compares how many files the system lets us have open with how many
+// the limits can make us open.
+type FileLimit struct {
+	Has            uint64 // RLIMIT_NOFILE, the soft limit; 0 where the system has none
+	Needs          uint64
+	MaxConnections int
+}
+
+// OpenFiles raises the system's limit on open files as far as we may and returns
+// what it is then, next to what limits ask for. An error says that the limit
+// could not be read.
+func OpenFiles(limits LimitsConfig) (FileLimit, error) {
+	has, err := raiseFileLimit()
+	return FileLimit{
+		Has:            has,
+		Needs:          uint64(limits.MaxConnections)*filesPerConnection + filesBeside,
+		MaxConnections: limits.MaxConnections,
+	}, err
+}
+
+// Enough reports whether the limits can be reached.
+func (f FileLimit) Enough() bool { return f.Has == 0 || f.Has >= f.Needs }
+
+// String says what is there and, if that is not enough, which line to change.
+func (f FileLimit) String() string {
+	if f.Has == 0 {
+		return "the system sets no limit"
+	}
+	if f.Enough() {
+		return fmt.Sprintf("%d may be open; max_connections = %d needs %d", f.Has, f.MaxConnections, f.Needs)
+	}
+	s := fmt.Sprintf("%d may be open, but max_connections = %d needs %d (%d per connection and %d); write LimitNOFILE=%d in the [Service] section of the unit",
+		f.Has, f.MaxConnections, f.Needs, filesPerConnection, filesBeside, f.Needs)
+	if f.Has >= filesBeside+filesPerConnection {
+		s += fmt.Sprintf(", or max_connections = %d in [limits]", (f.Has-filesBeside)/filesPerConnection)
+	}
+	return s
+}
