@@ -46,28 +46,39 @@ func (p *Proxy) accept(pt *port) {
 // receive serves one client from accept to close.
 func (p *Proxy) receive(pt *port, conn net.Conn) {
 	defer conn.Close() // the session has closed it in order; this is for all other ways out
-	d := pt.door.Load()
-	from, to := addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
-	if d.proxied.Contains(from.Addr()) {
-		behind, err := unwrapProxy(conn)
-		if err != nil {
-			p.log.Warn("no usable PROXY header from a network that must send one",
-				zap.String("door", d.name), zap.Stringer("from", from), zap.Error(err))
-			return
-		}
-		conn = behind
-		if behind.from.IsValid() {
-			from, to = behind.from, behind.to
-		}
+	way := pt.way.Load()
+	d := way.door
+	conn, from, to, ok := p.meet(d, conn)
+	if !ok {
+		return
 	}
 	w := newWire(conn, false)
-	refused, ok := p.gate.enter(from.Addr(), d.limits)
+	refused, ok := p.gate.enter(from.Addr(), d.limits.MaxConnections, d.perClient())
 	if !ok {
 		p.turnAway(d, w, from, refused)
 		return
 	}
 	defer p.gate.leave(from.Addr())
-	p.serve(d, pt.implicit, w, from, to)
+	p.serve(d, way.implicit, w, from, to)
+}
+
+// meet finds out who came, and to where: what the connection says, or a proxy
+// that must speak for its clients. It returns the connection to go on with.
+func (p *Proxy) meet(d *door, conn net.Conn) (_ net.Conn, from, to netip.AddrPort, ok bool) {
+	from, to = addrPort(conn.RemoteAddr()), addrPort(conn.LocalAddr())
+	if !d.proxied.Contains(from.Addr()) {
+		return conn, from, to, true
+	}
+	behind, err := unwrapProxy(conn)
+	if err != nil {
+		p.log.Warn("no usable PROXY header from a network that must send one",
+			zap.String("door", d.name), zap.Stringer("from", from), zap.Error(err))
+		return conn, from, to, false
+	}
+	if behind.from.IsValid() {
+		from, to = behind.from, behind.to
+	}
+	return behind, from, to, true
 }
 
 // turnAwayWait bounds how long a client that finds no room is spoken to.
@@ -78,6 +89,7 @@ func (p *Proxy) turnAway(d *door, w *wire, from netip.AddrPort, refused smtpwire
 	p.log.Warn("turned away", zap.String("door", d.name), zap.Stringer("client", from), zap.String("reply", refused.String()))
 	w.wait("turning a client away", turnAwayWait)
 	_, _ = w.Write(refused.AppendTo(nil)) // it is turned away either way
+	w.linger()
 }
 
 // serve runs the session of a client that was let in.

@@ -234,7 +234,7 @@ func (c *check) hop(ctx context.Context, d *door, conf *InboundConfig, about str
 	case errors.As(err, &relays):
 		c.say(Failed, about, "%v", err)
 	case errors.Is(err, errNoVerdict):
-		c.say(Failed, about, "%s: %s: %v; the door would stay shut until that changes", d.name, to, err)
+		c.say(Doubtful, about, "%s: %s: %v; the door would open and the backend be asked again", d.name, to, err)
 	case err != nil:
 		c.say(Failed, about, "%s: %v; start it, or correct %s", d.name, err, about)
 	default:

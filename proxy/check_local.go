@@ -213,7 +213,7 @@ func (c *check) spool() {
 	const about = "spool"
 	if dir := c.cfg.SpoolDir; dir != "" {
 		if err := canSpool(dir); err != nil {
-			c.say(Failed, about, "%v; large messages would be refused with 451: create it or make it writable for %s", err, accountName())
+			c.say(Failed, about, "%v; large messages would be refused with 452: create it or make it writable for %s", err, accountName())
 			return
 		}
 		c.say(Fine, about, "%s can be written", dir)

@@ -96,7 +96,7 @@ func TestCheckBackends(t *testing.T) {
 		"open relay": {&refpeer.Server{}, nil, "fail backend door \"inbound\" stays shut: the backend …set backend_trusts_us = true"},
 		"trusted":    {&refpeer.Server{}, func(in *InboundConfig) { in.BackendTrustsUs = true }, "ok backend inbound: …(backend_trusts_us)"},
 		"no verdict": {&refpeer.Server{RcptReplies: foreign("450 4.2.0 later")}, nil,
-			"fail backend inbound: 203.0.113.1:25: …450 4.2.0 later; the door would stay shut until that changes"},
+			"warn backend inbound: 203.0.113.1:25: …450 4.2.0 later; the door would open and the backend be asked again"},
 		"absent": {nil, nil, "fail backend inbound: …start it, or correct backend"},
 		"no TLS": {&refpeer.Server{}, func(in *InboundConfig) { in.BackendTLS = "encrypt" },
 			"fail backend inbound: [203.0.113.1]:25: TLS is required, but STARTTLS is not offered; start it, or correct backend"},
@@ -217,7 +217,7 @@ func TestCheckSpool(t *testing.T) {
 	empty := t.TempDir()
 	for name, test := range map[string]struct{ spool, state, want string }{
 		"configured":         {empty, "", "ok spool " + empty + " can be written"},
-		"configured, absent": {filepath.Join(empty, "no"), "", "fail spool " + filepath.Join(empty, "no") + ": no such file or directory; large messages would be refused with 451: create it or make it writable for …"},
+		"configured, absent": {filepath.Join(empty, "no"), "", "fail spool " + filepath.Join(empty, "no") + ": no such file or directory; large messages would be refused with 452: create it or make it writable for …"},
 		"to be made":         {"", filepath.Join(empty, "state"), "ok spool " + filepath.Join(empty, "state", "spool") + " can be written"},
 		"in its place":       {"", file, "warn spool " + filepath.Join(file, "spool") + ": not a directory; large messages go to …, or set spool_dir"},
 	} {

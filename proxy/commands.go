@@ -19,7 +19,10 @@ func (s *session) command(ctx context.Context, c smtpwire.Command) {
 		if c.Verb == smtpwire.VerbData && s.tx != nil {
 			s.tx.unsend()
 		}
-		s.refuse(refused)
+		s.refuse(c, refused)
+		if c.Verb == "" && !s.seq.Greeted() {
+			s.wrongProtocol()
+		}
 		return
 	}
 	switch c.Verb {
@@ -37,6 +40,15 @@ func (s *session) command(ctx context.Context, c smtpwire.Command) {
 	}
 }
 
+// wrongProtocol ends a session that begins with no command of SMTP: a browser
+// that was talked into sending mail (POST, with commands for a body), a PROXY
+// header from where none is believed. Nothing behind that is obeyed.
+func (s *session) wrongProtocol() {
+	s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: this is SMTP, please greet first"))
+	s.log.Info("session ended by us: it did not begin with SMTP")
+	s.over = true
+}
+
 // small answers the commands that change little.
 func (s *session) small(c smtpwire.Command) {
 	switch c.Verb {
@@ -44,6 +56,7 @@ func (s *session) small(c smtpwire.Command) {
 		if s.tx != nil {
 			s.tx.abort("the client said RSET")
 		}
+		s.mailed = false
 		s.reply(c, smtpwire.NewReply(250, "2.0.0", "reset"))
 	case smtpwire.VerbNoop:
 		s.reply(c, smtpwire.NewReply(250, "2.0.0", "ok"))
@@ -53,7 +66,7 @@ func (s *session) small(c smtpwire.Command) {
 	case smtpwire.VerbHelp:
 		s.reply(c, smtpwire.NewReply(214, "2.0.0", "see RFC 5321"))
 	default:
-		s.refuse(smtpwire.NewReply(502, "5.5.1", "command not implemented: "+string(c.Verb)))
+		s.refuse(c, smtpwire.NewReply(502, "5.5.1", "command not implemented: "+string(c.Verb)))
 	}
 }
 
@@ -68,6 +81,7 @@ func (s *session) hello(c smtpwire.Command) {
 	if s.tx != nil {
 		s.tx.abort("the client greeted again")
 	}
+	s.mailed = false
 	s.client.helo, s.client.esmtp = c.Arg, c.Verb != smtpwire.VerbHelo
 	offer := smtpwire.NewEHLO(s.door.hostname)
 	if s.client.esmtp {
@@ -83,7 +97,7 @@ func (s *session) hello(c smtpwire.Command) {
 func (s *session) startTLS(ctx context.Context, c smtpwire.Command) {
 	if s.r.Buffered() != 0 {
 		s.r.Discard()
-		s.refuse(smtpwire.NewReply(554, "5.5.0", "nothing may follow STARTTLS before TLS is up"))
+		s.refuse(c, smtpwire.NewReply(554, "5.5.0", "nothing may follow STARTTLS before TLS is up"))
 		s.log.Warn("client glued commands to STARTTLS: connection closed")
 		s.over = true
 		return

@@ -58,7 +58,7 @@ type LogConfig struct {
 	Level string `toml:"level" oneof:"debug info warn error"`
 }
 
-// AdminConfig is the socket for metrics, health checks and commands. It asks
+// AdminConfig is the socket for metrics and health checks. It asks
 // for no password, hence the care about who can reach it.
 type AdminConfig struct {
 	// Listen is an "IP:port" or a "unix:/path"; "" switches the socket off. It
@@ -90,8 +90,9 @@ type LimitsConfig struct {
 	// more are told 421 and let go. Default: 10000.
 	MaxConnections int `toml:"max_connections" max:"1000000"`
 
-	// MaxConnectionsPerClient is the same for one client: one IPv4 address or
-	// one IPv6 /64, the least that a customer is given. Default: 100.
+	// MaxConnectionsPerClient is the same for one client of an inbound door: one
+	// IPv4 address or one IPv6 /64, the least that a customer is given. The MTA
+	// at an outbound door is not counted so. Default: 100.
 	MaxConnectionsPerClient int `toml:"max_connections_per_client" max:"1000000"`
 
 	// MaxMessageSize is the largest message text in octets, offered as SIZE
@@ -246,7 +247,7 @@ type InboundConfig struct {
 	RelayProbeTo string `toml:"relay_probe_to"`
 
 	// ClientAddress is how the backend learns the client's address: "none",
-	// "xclient" (Postfix, Exim), "proxy-v1" or "proxy-v2" (HAProxy's header).
+	// "xclient" (Postfix), "proxy-v1" or "proxy-v2" (HAProxy's header).
 	// Default: "none".
 	ClientAddress string `toml:"client_address" oneof:"none xclient proxy-v1 proxy-v2"`
 
@@ -336,12 +337,15 @@ type OutboundConfig struct {
 	//     peer lacks it, since converting would break signatures;
 	//   - SMTPUTF8: a transaction that uses it is refused with 550 5.6.7
 	//     (https://www.rfc-editor.org/rfc/rfc6531#section-3.5); needs 8BITMIME;
+	//   - CHUNKING: the MTA may send its text behind the envelope, which saves a
+	//     trip; but Exim 4.96 then puts the rest of a message for several domains
+	//     off until its next queue run, where it would else send it at once;
 	//   - DSN: the parameters are dropped, and no "relayed" notice
 	//     (https://www.rfc-editor.org/rfc/rfc3461#section-5.2.2) is made, so a
 	//     sender who asked for one may hear nothing.
 	//
 	// Default: ["8BITMIME", "SMTPUTF8"]; none when Relay is set.
-	Offer []string `toml:"offer" oneof:"8BITMIME SMTPUTF8 DSN"`
+	Offer []string `toml:"offer" oneof:"8BITMIME SMTPUTF8 DSN CHUNKING"`
 
 	// AddReceived puts a Received field of ours on top of each message. The MTA
 	// that hands us the mail has just put its own. Default: false.

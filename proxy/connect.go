@@ -194,6 +194,7 @@ func (c *caller) ready(ctx context.Context, conn net.Conn, try call) (*peer, err
 	}
 	c.wires.add(p.wire)
 	p.onClose = func() { c.wires.remove(p.wire) }
+	defer p.follow(ctx)()
 	if err := c.prepare(ctx, p, try); err != nil {
 		p.quit()
 		return nil, err
@@ -213,7 +214,7 @@ func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
 	if err := p.greet(); err != nil {
 		return err
 	}
-	if err := p.hello(c.hostname); err != nil {
+	if err := c.hello(p, try.id); err != nil {
 		return err
 	}
 	if err := c.upgrade(ctx, p, try); err != nil {
@@ -223,6 +224,28 @@ func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
 		return c.xclient(p, try.id)
 	}
 	return nil
+}
+
+// hello says hello. A name of the client's that the backend refuses for good is
+// the client's affair: trying again would not help it.
+func (c *caller) hello(p *peer, id identity) error {
+	name := c.called(id)
+	err := p.hello(name)
+	var refused *peerError
+	if name != c.hostname && errors.As(err, &refused) && refused.said.Class() == 5 {
+		return &refusalError{reply: refused.said.WithEnhanced()}
+	}
+	return err
+}
+
+// called is the name to say in EHLO. A backend that is told who the client is
+// hears the client's name as well: its HELO rules, and SPF for bounces, judge
+// the two together.
+func (c *caller) called(id identity) string {
+	if c.announce == announceNone || id.helo == "" {
+		return c.hostname
+	}
+	return id.helo
 }
 
 func (c *caller) sendProxyHeader(p *peer, id identity) error {
@@ -262,7 +285,7 @@ func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
 		return &tlsFailure{err}
 	}
 	// RFC 3207 §4.2: what was learned in clear is forgotten.
-	return p.hello(c.hostname)
+	return c.hello(p, try.id)
 }
 
 // tlsConfig demands what the policy says. Below "verify" any certificate will
@@ -317,7 +340,7 @@ func (c *caller) xclient(p *peer, id identity) error {
 		return p.unwilling(duringXclient, r)
 	}
 	p.pipe = newPipeline(smtpwire.EHLO{}, true, p.lmtp)
-	return p.hello(c.hostname)
+	return c.hello(p, id)
 }
 
 // describe says how well a connection is protected, for logs and Received fields.

@@ -75,3 +75,43 @@ func TestOutboundMessage(t *testing.T) {
 		}
 	})
 }
+
+func TestOutboundOffer(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*OutboundConfig)
+		want   string
+	}{
+		{"as it comes", func(o *OutboundConfig) { o.Offer = DefaultOutbound().Offer },
+			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8"},
+		{"all that may be promised", func(o *OutboundConfig) { o.Offer = []string{"CHUNKING", "8BITMIME", "SMTPUTF8", "DSN"} },
+			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;CHUNKING;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8;DSN"},
+		{"to LMTP clients", func(o *OutboundConfig) { o.Protocol = "lmtp" },
+			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;8BITMIME;SMTPUTF8"},
+		{"with a relay: what it offers, and any domain", func(o *OutboundConfig) {
+			o.Route, o.Offer, o.Relay = "", nil, Endpoint{Host: mxHost, Port: 25}
+		}, "PIPELINING;SIZE 52428800;ENHANCEDSTATUSCODES;CHUNKING;8BITMIME;SMTPUTF8;DSN"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.serve(mxAddr, &refpeer.Server{Keywords: refpeer.Modern()})
+				w.outbound(tt.change)
+				w.start()
+				c := w.client(outboundAt)
+				hello := "EHLO old.example"
+				if w.cfg.Outbound[0].Protocol == "lmtp" {
+					hello = "LHLO old.example"
+				}
+				var got []string
+				for _, line := range strings.Split(c.ask(hello, "250"), "\n")[1:] {
+					got = append(got, line[4:])
+				}
+				if s := strings.Join(got, ";"); s != tt.want {
+					t.Errorf("offered %s\nwant    %s", s, tt.want)
+				}
+			})
+		})
+	}
+}

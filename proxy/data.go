@@ -16,7 +16,9 @@ import (
 func (s *session) data(c smtpwire.Command) {
 	if l := s.tx.legs[len(s.tx.legs)-1]; !s.door.lmtp {
 		if refused, no := l.noText(); no {
-			s.reply(c, s.tx.worded(l, refused))
+			refused = s.tx.worded(l, refused)
+			s.reply(c, refused)
+			s.over = refused.Code == 421
 			return
 		}
 	}
@@ -35,19 +37,19 @@ func (s *session) data(c smtpwire.Command) {
 func (s *session) bdat(c smtpwire.Command) {
 	if c.Refused.Code != 0 {
 		// How many octets follow is unknown: they must not become commands.
-		s.refuse(c.Refused)
+		s.refuse(c, c.Refused)
 		s.over = true
 		return
 	}
 	refused, ok := s.seq.Check(c)
-	if s.tx != nil && s.tx.ahead != nil {
+	if s.ahead != nil {
 		s.bdatAhead(c, refused, ok)
 		return
 	}
 	if !ok {
 		var scan smtpwire.BodyScan
 		err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &scan) }, nil)
-		s.refuse(refused)
+		s.refuse(c, refused)
 		if brokenBy(err) {
 			s.lost(err)
 		}
@@ -84,19 +86,22 @@ func (s *session) takeAhead(next smtpwire.Command) {
 	if err == nil {
 		err = m.scan.End()
 	}
-	s.tx.ahead = &chunkAhead{err: err}
+	s.ahead = &chunkAhead{err: err}
 }
 
-// bdatAhead answers the BDAT whose octets are here already.
+// bdatAhead answers the BDAT whose octets are here already. Its transaction may
+// be over by now: a refused MAIL ends it.
 func (s *session) bdatAhead(c smtpwire.Command, refused smtpwire.Reply, ok bool) {
-	err := s.tx.ahead.err
-	s.tx.ahead = nil
+	err := s.ahead.err
+	s.ahead = nil
 	switch {
 	case !ok && brokenBy(err):
 		s.lost(err)
 	case !ok:
-		s.tx.dropText()
-		s.refuse(refused)
+		if s.tx != nil {
+			s.tx.dropText()
+		}
+		s.refuse(c, refused)
 	default:
 		s.seq.Answered(c, s.arrived(s.tx.msg, err, true))
 	}
@@ -125,11 +130,11 @@ func (t *transaction) dropText() {
 // but only as far as its bounds go.
 func (s *session) take(read func(io.Writer) error, m *message) error {
 	var w io.Writer = io.Discard
+	end := time.Now().Add(s.times.ClientMessage)
 	if m != nil {
-		w = m
+		w, end = m, s.tx.textEnd()
 	}
-	s.wire.waitEach("the message text", s.times.ClientData,
-		time.Now().Add(s.times.ClientMessage), overshoot*int64(s.door.limits.MaxMessageSize)+lingerOctets)
+	s.wire.waitEach("the message text", s.times.ClientData, end, overshoot*int64(s.door.limits.MaxMessageSize)+lingerOctets)
 	defer s.wire.waitPlain()
 	return read(w)
 }
@@ -137,6 +142,9 @@ func (s *session) take(read func(io.Writer) error, m *message) error {
 // overshoot is how many times the largest message we read of one text before we
 // cut a client off that does not end.
 const overshoot = 2
+
+// textEnd is when the text must be here, over all its chunks.
+func (t *transaction) textEnd() time.Time { return t.rec.textAt.Add(t.s.times.ClientMessage) }
 
 // message opens the body of the transaction at the first octet.
 func (t *transaction) message() *message {
@@ -202,6 +210,7 @@ func (s *session) arrived(m *message, err error, last bool) smtpwire.Reply {
 		}
 		return s.finals(refused)
 	}
+	_ = s.flush() // what was answered before must not wait for the verdict; errors are kept
 	t.commit(m)
 	return s.verdict()
 }
@@ -240,7 +249,7 @@ func (t *transaction) commit(m *message) {
 // commitLeg sends the message on one leg. P1: what a recipient hears is what
 // the hop said, or a 4xx.
 func (t *transaction) commitLeg(l *leg, m *message) {
-	if l.err == nil {
+	if l.err == nil || l.sent {
 		l.commit(t, m)
 	} else {
 		l.outcome = outcome{err: l.err}
@@ -252,7 +261,7 @@ func (t *transaction) commitLeg(l *leg, m *message) {
 			rc.final = t.worded(l, l.outcome.replies[i])
 		case l.outcome.inDoubt:
 			// P2: it may have been taken. The client tries again, we do not.
-			rc.final = smtpwire.NewReply(451, "4.4.2", replyText("outcome unknown, please try again: "+t.reason(l)))
+			rc.final = composed(451, "4.4.2", "outcome unknown, please try again: "+t.reason(l))
 		default:
 			rc.final = t.failed(l.outcome.err)
 		}
@@ -289,7 +298,17 @@ func (s *session) verdict() smtpwire.Reply {
 		s.over = true
 	}
 	t.finish(t.status(), last)
+	if !s.over && s.count >= s.door.limits.MaxTransactions {
+		// Said now, it makes the client open another connection. As the answer to its next MAIL it would put that off.
+		s.say(s.enough())
+		s.over = true
+	}
 	return last
+}
+
+// enough ends a connection that has carried as many messages as it may.
+func (s *session) enough() smtpwire.Reply {
+	return smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: enough messages on one connection, please open another")
 }
 
 // unsend lets go of hops that wait for a text which the client may not send.

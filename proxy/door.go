@@ -54,7 +54,9 @@ type door struct {
 	dns     Resolver
 	done    func(Summary) // nil, or hears of every transaction
 
-	facts *facts
+	facts    *facts
+	inClear  atomic.Pointer[offer] // the answer to EHLO, as it was last given
+	underTLS atomic.Pointer[offer]
 }
 
 // facts are what the one next hop of a door offered last. They outlive a reload
@@ -87,28 +89,66 @@ func (d *door) next() smtpwire.EHLO {
 // field. The SIZE that we offer leaves room for it.
 const headerGrowth = 1024
 
-// offer is the answer to EHLO.
+// An offer is an answer to EHLO, good for as long as the next hop offers the same.
+type offer struct{ next, ours smtpwire.EHLO }
+
+// offer is the answer to EHLO. It is composed once for all clients.
 func (d *door) offer(secured bool) smtpwire.EHLO {
+	last := &d.inClear
+	if secured {
+		last = &d.underTLS
+	}
+	next := d.next()
+	o := last.Load()
+	if o == nil || !o.next.Equal(next) {
+		o = &offer{next: next, ours: d.compose(next, secured)}
+		last.Store(o)
+	}
+	return o.ours
+}
+
+// compose makes the answer to EHLO from what we can do and what the next hop can.
+func (d *door) compose(next smtpwire.EHLO, secured bool) smtpwire.EHLO {
 	own := smtpwire.NewEHLO(d.hostname,
 		smtpwire.Param{Name: "PIPELINING"},
 		smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(int64(d.limits.MaxMessageSize))},
 		smtpwire.Param{Name: "ENHANCEDSTATUSCODES"},
-		smtpwire.Param{Name: "CHUNKING"},
 	)
+	if d.chunking() {
+		own = own.With(smtpwire.Param{Name: "CHUNKING"})
+	}
 	if d.tls != nil && !secured {
 		own = own.With(smtpwire.Param{Name: "STARTTLS"})
 	}
 	switch {
 	case d.hopLMTP && !d.lmtp:
 		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTMAX=1"})
-	case !d.inbound && !d.lmtp:
+	case !d.static && !d.lmtp:
 		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTDOMAINMAX=1"})
 	}
-	next := d.next()
 	if size, ok := next.Size(); ok && size > headerGrowth && d.addReceived {
 		next = next.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(size - headerGrowth)})
 	}
 	return smtpwire.Offer(own, next)
+}
+
+// chunking tells whether BDAT is offered. Not to LMTP clients: RFC 2033 §4.3
+// wants silence behind a BDAT LAST that nobody is to receive. And where one
+// transaction may not go everywhere, only if the configuration promises it:
+// Exim 4.96 does not come back at once with the recipients that were told 452
+// if it sends its text by BDAT.
+func (d *door) chunking() bool {
+	return !d.lmtp && (d.static || d.promised.Has("CHUNKING"))
+}
+
+// perClient is how many connections one client may have; 0: any number. The MTA
+// at an outbound door is one client with all the mail there is, and is let in by
+// name.
+func (d *door) perClient() int {
+	if !d.inbound {
+		return 0
+	}
+	return d.limits.MaxConnectionsPerClient
 }
 
 // admit decides about a client before the first word.
@@ -129,7 +169,7 @@ func (d *door) admit(s *session) (smtpwire.Reply, bool) {
 func (d *door) newSession(ctx context.Context, w *wire, id string, from, to netip.AddrPort) *session {
 	s := &session{
 		door: d, id: id, times: d.times,
-		log:    d.log.With(zap.String("S", id), zap.String("door", d.name), zap.Stringer("client", from)),
+		log:    d.log.WithLazy(zap.String("S", id), zap.String("door", d.name), zap.Stringer("client", from)),
 		wire:   w,
 		rw:     w,
 		r:      smtpwire.NewReader(w),

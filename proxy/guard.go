@@ -104,6 +104,7 @@ func (d *door) probe(ctx context.Context, conf *InboundConfig) error {
 			return err
 		}
 		defer p.quit()
+		defer p.follow(ctx)()
 		d.learn(p.pipe.EHLO())
 		if d.guard == nil {
 			return nil

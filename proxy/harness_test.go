@@ -87,6 +87,7 @@ func (w *world) inbound(change ...func(*InboundConfig)) {
 func (w *world) outbound(change ...func(*OutboundConfig)) {
 	out := DefaultOutbound()
 	out.Listen = []string{outboundAt}
+	out.Offer = append(out.Offer, "CHUNKING")
 	out.Allow = Prefixes{netip.MustParsePrefix("0.0.0.0/0")}
 	for _, f := range change {
 		f(&out)

@@ -40,6 +40,9 @@ type envelope struct {
 	answered func(i int, r smtpwire.Reply) (gone bool)
 	// forget takes back the answers of a hop that did not see the envelope through.
 	forget func()
+	// release sends the client what is answered so far. It returns true when an
+	// answer has left.
+	release func() (gone bool)
 }
 
 // ask says the envelope to the hop, finding one first if there is none yet.
@@ -52,6 +55,10 @@ func (l *leg) ask(ctx context.Context, e envelope) error {
 		l.err = l.more(e)
 	default:
 		l.err = l.begin(ctx, e)
+	}
+	if l.err == nil && l.mail.Class() >= 4 && !l.tx.s.door.inbound {
+		// The sender was refused: that is what there is to say to every recipient.
+		l.err = &refusalError{reply: l.tx.worded(l, l.mail)}
 	}
 	return l.err
 }
@@ -74,7 +81,11 @@ func (l *leg) begin(ctx context.Context, e envelope) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, setup, &waitError{what: "the next hop", limit: setup})
 	defer cancel()
 	if p := l.tx.s.keptPeer(l.key()); p != nil {
-		if done, err := l.try(ctx, p, e); done {
+		// Half of the time: where it fell silent, a new connection must have some left.
+		half, cancel := context.WithTimeout(ctx, setup/2)
+		done, err := l.try(half, p, e)
+		cancel()
+		if done {
 			return err
 		}
 	}
@@ -121,8 +132,12 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 		return true, err
 	}
 	l.sent, l.outcome = false, outcome{}
-	if err == nil {
-		err = &refusalError{reply: spoken(l.mail, p.label)}
+	if l.elsewhere() {
+		said := l.mail
+		if !l.tx.s.door.inbound {
+			said = spoken(said, p.label)
+		}
+		err = &refusalError{reply: said.WithEnhanced()}
 	}
 	e.forget()
 	l.accepted = nil
@@ -188,10 +203,13 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 		default:
 			l.gone = e.answered(who[i], r) || l.gone
 		}
+		if i+1 < len(who) && who[i+1] == text && !l.elsewhere() {
+			l.gone = e.release() || l.gone // the verdict may take its time
+		}
 	})
 	if p.textOut {
 		l.sent = true
-		if err != nil && len(l.outcome.replies) == 0 {
+		if err != nil && (len(l.outcome.replies) == 0 || p.contradicts(l.outcome.replies[0])) {
 			l.outcome = outcome{inDoubt: true, err: err}
 		}
 	}
@@ -226,7 +244,7 @@ func (l *leg) commit(t *transaction, m *message) {
 		l.outcome = l.peer.refusedText(l.dataSaid, n)
 	case l.mustConvert(l.peer, m):
 		l.abandon()
-		l.outcome = outcome{replies: repeat(smtpwire.NewReply(554, "5.6.3",
+		l.outcome = outcome{replies: repeat(composed(554, "5.6.3",
 			"the next hop takes 7-bit text only, and this message is not"), n)}
 	default:
 		l.outcome = l.peer.text(m, n, l.ready)

@@ -16,15 +16,16 @@ type gate struct {
 
 func newGate() *gate { return &gate{client: make(map[netip.Prefix]int)} }
 
-// enter lets a client in, or says why not. Who was let in must leave.
-func (g *gate) enter(addr netip.Addr, limits *LimitsConfig) (smtpwire.Reply, bool) {
+// enter lets a client in, or says why not. Who was let in must leave. perClient
+// is how many of one client there may be; 0 means that it does not matter.
+func (g *gate) enter(addr netip.Addr, total, perClient int) (smtpwire.Reply, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	who := clientNetwork(addr)
 	switch {
-	case g.total >= limits.MaxConnections:
+	case g.total >= total:
 		return smtpwire.NewReply(421, "4.3.2", "too many connections, please try again later"), false
-	case g.client[who] >= limits.MaxConnectionsPerClient:
+	case perClient > 0 && g.client[who] >= perClient:
 		return smtpwire.NewReply(421, "4.7.0", "too many connections from your address, please try again later"), false
 	}
 	g.total++

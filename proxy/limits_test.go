@@ -12,24 +12,23 @@ import (
 
 func TestGate(t *testing.T) {
 	g := newGate()
-	limits := &LimitsConfig{MaxConnections: 3, MaxConnectionsPerClient: 2}
 	a, sameNet, other := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("2001:db8:0:1::1")
 	for _, in := range []netip.Addr{a, sameNet} {
-		if r, ok := g.enter(in, limits); !ok {
+		if r, ok := g.enter(in, 3, 2); !ok {
 			t.Fatalf("%v refused: %s", in, r.String())
 		}
 	}
-	if r, ok := g.enter(a, limits); ok || r.Code != 421 {
+	if r, ok := g.enter(a, 3, 2); ok || r.Code != 421 {
 		t.Errorf("a third from one /64 got in: %s", r.String())
 	}
-	if _, ok := g.enter(other, limits); !ok {
+	if _, ok := g.enter(other, 3, 2); !ok {
 		t.Error("another /64 was refused")
 	}
-	if r, ok := g.enter(netip.MustParseAddr("192.0.2.1"), limits); ok || r.Code != 421 {
+	if r, ok := g.enter(netip.MustParseAddr("192.0.2.1"), 3, 2); ok || r.Code != 421 {
 		t.Errorf("a fourth got in: %s", r.String())
 	}
 	g.leave(a)
-	if _, ok := g.enter(netip.MustParseAddr("192.0.2.1"), limits); !ok {
+	if _, ok := g.enter(netip.MustParseAddr("192.0.2.1"), 3, 2); !ok {
 		t.Error("nobody was let in after one had left")
 	}
 	g.leave(sameNet)

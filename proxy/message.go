@@ -31,6 +31,7 @@ func (m *message) writeTo(w io.Writer) error {
 // appendTo is writeTo for a message that is small enough to ride along.
 func (m *message) appendTo(b []byte) ([]byte, error) {
 	buf := bytes.NewBuffer(b)
+	buf.Grow(int(m.size()))
 	err := m.writeTo(buf)
 	return buf.Bytes(), err
 }
@@ -77,7 +78,10 @@ func (h *headScan) scan(p []byte) error {
 		} else {
 			p = nil
 		}
-		h.seen += int64(len(part)) + 1
+		h.seen += int64(len(part))
+		if i >= 0 {
+			h.seen++
+		}
 		if h.maxSize > 0 && h.seen > h.maxSize {
 			return errHeaderTooLarge
 		}
@@ -115,15 +119,15 @@ func bodyRefusal(err error, m *message) (smtpwire.Reply, bool) {
 	switch {
 	case errors.As(err, &body):
 		// RFC 5321 §2.3.8: CR and LF only together. Anything else is how mail is smuggled.
-		return smtpwire.NewReply(550, "5.6.0", replyText(fmt.Sprintf("message refused: %v", body))), true
+		return composed(550, "5.6.0", fmt.Sprintf("message refused: %v", body)), true
 	case errors.Is(err, errTooLarge):
-		return smtpwire.NewReply(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", m.body.limit)), true
+		return composed(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", m.body.limit)), true
 	case errors.Is(err, errHeaderTooLarge):
-		return smtpwire.NewReply(552, "5.3.4", fmt.Sprintf("message refused: its header section exceeds %d octets", m.head.maxSize)), true
+		return composed(552, "5.3.4", fmt.Sprintf("message refused: its header section exceeds %d octets", m.head.maxSize)), true
 	case errors.Is(err, errTooManyHops):
-		return smtpwire.NewReply(554, "5.4.6", fmt.Sprintf("too many hops (more than %d Received fields): mail loop", m.head.maxReceived)), true
+		return composed(554, "5.4.6", fmt.Sprintf("too many hops (more than %d Received fields): mail loop", m.head.maxReceived)), true
 	case errors.As(err, &spooled):
-		return smtpwire.NewReply(452, "4.3.1", "insufficient system storage"), true
+		return composed(452, "4.3.1", "insufficient system storage"), true
 	}
 	return smtpwire.Reply{}, false
 }

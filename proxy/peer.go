@@ -62,6 +62,16 @@ func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *pee
 	}
 }
 
+// follow ends every wait when ctx is cancelled, until stop is called. The end of
+// a deadline is the stage's own affair, which names what it waited for.
+func (p *peer) follow(ctx context.Context) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if errors.Is(ctx.Err(), context.Canceled) {
+			p.wire.cut()
+		}
+	})
+}
+
 func newPipeline(known smtpwire.EHLO, greeted, lmtp bool) *smtpwire.Pipeline {
 	p := smtpwire.NewPipeline(known, greeted)
 	p.LMTP = lmtp
@@ -98,22 +108,39 @@ var errSurplus = errors.New("the other side sent more replies than there were co
 // conversation broke; a refusal by the hop is a reply like any other.
 func (p *peer) do(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
 	p.pipe.Queue(cmds...)
-	for i := range cmds {
+	for i := 0; i < len(cmds); i++ {
+		if p.surplus() {
+			return p.fail(during, errSurplus)
+		}
+		if cmds[i].Verb == smtpwire.VerbBdat { // its answer is the final reply
+			during, limit, p.end = duringFinal, p.times.DataDone, time.Time{}
+		}
 		p.wait(during, limit)
 		if err := p.send(); err != nil {
 			return p.fail(during, err)
+		}
+		if p.pipe.Waiting() == 0 {
+			return p.fail(during, fmt.Errorf("%s may not be said here", cmds[i].Verb))
 		}
 		r, err := p.reply(during)
 		if err != nil {
 			return err
 		}
 		got(i, r)
+		if cmds[i].Verb == smtpwire.VerbMail && r.Class() != 2 {
+			// What has not left yet has lost its sense.
+			cmds = cmds[:len(cmds)-len(p.pipe.Withdraw())]
+			p.riding = nil
+		}
 	}
-	if p.r.Buffered() != 0 {
+	if p.surplus() {
 		return p.fail(during, errSurplus)
 	}
 	return nil
 }
+
+// surplus tells whether the hop said something though it was asked nothing.
+func (p *peer) surplus() bool { return p.pipe.Waiting() == 0 && p.r.Buffered() != 0 }
 
 // one sends a single command and returns its reply.
 func (p *peer) one(during string, limit time.Duration, c smtpwire.Command) (smtpwire.Reply, error) {
@@ -158,8 +185,12 @@ func (p *peer) reply(during string) (smtpwire.Reply, error) {
 	if err != nil {
 		return r, p.fail(during, err)
 	}
-	if _, err := p.pipe.Answer(r); err != nil {
+	a, err := p.pipe.Answer(r)
+	if err != nil {
 		return r, p.fail(during, err)
+	}
+	if r.Class() == 3 && a.Command.Verb != smtpwire.VerbData {
+		return r, p.fail(during, fmt.Errorf("the answer %q makes no sense", r.String()))
 	}
 	return r, nil
 }
@@ -201,7 +232,7 @@ func (p *peer) hello(name string) error {
 			return err
 		}
 	}
-	if r.Class() != 2 {
+	if r.Code != 250 { // another 2xx answers something else
 		return p.unwilling(duringHello, r)
 	}
 	return nil
@@ -331,6 +362,7 @@ func (p *peer) sendStuffed(m *message) error {
 		return fmt.Errorf("the text could not leave: %d commands before it", len(f))
 	}
 	dots := smtpwire.NewDotWriter(blockWriter{p})
+	dots.Grow(m.size())
 	if err := m.writeTo(dots); err != nil {
 		return err
 	}
@@ -365,9 +397,6 @@ func (p *peer) finalReplies(finals int) outcome {
 	for range n {
 		p.wait(duringFinal, p.times.DataDone)
 		r, err := p.reply(duringFinal)
-		if err == nil && r.Class() == 3 {
-			err = p.fail(duringFinal, errNoFinal(r))
-		}
 		if err != nil {
 			return outcome{replies: replies, inDoubt: true, err: err}
 		}
@@ -375,7 +404,10 @@ func (p *peer) finalReplies(finals int) outcome {
 		p.open = p.open || r.Class() != 2 // RFC 3030 §2: after a refused chunk only RSET helps
 	}
 	if p.r.Buffered() != 0 {
-		p.broken = true // the verdict stands; the connection is out of step
+		p.broken = true // out of step, but where it says the same the verdict stands
+		if p.contradicts(replies[0]) {
+			return outcome{inDoubt: true, err: p.fail(duringFinal, errSurplus)}
+		}
 	}
 	if !p.lmtp {
 		replies = repeat(replies[0], finals)
@@ -383,15 +415,21 @@ func (p *peer) finalReplies(finals int) outcome {
 	return outcome{replies: replies}
 }
 
-func errNoFinal(r smtpwire.Reply) error {
-	return fmt.Errorf("ended the message with %q", r.String())
+// contradicts tells whether a hop that is out of step says anything else behind
+// its verdict. Which of the two meant the message cannot be known (P1, P2).
+func (p *peer) contradicts(verdict smtpwire.Reply) bool {
+	for p.r.Buffered() != 0 {
+		p.wire.wait(duringFinal, lastWordsWait)
+		r, err := p.r.ReadReply()
+		if err != nil || (r.Class() == 2) != (verdict.Class() == 2) {
+			return true
+		}
+	}
+	return false
 }
 
 // finalOf is the outcome of a text that left with its envelope.
 func (p *peer) finalOf(r smtpwire.Reply, finals int) outcome {
-	if r.Class() == 3 {
-		return outcome{inDoubt: true, err: p.fail(duringFinal, errNoFinal(r))}
-	}
 	p.open = r.Class() != 2
 	return outcome{replies: repeat(r, max(finals, 1))}
 }
@@ -430,6 +468,15 @@ func (p *peer) quit() {
 	if !p.broken && p.quiet() {
 		p.end = time.Time{}
 		_, _ = p.one("waiting for the answer to QUIT", p.times.Quit, smtpwire.Command{Verb: smtpwire.VerbQuit}) // nothing depends on the answer
+	}
+	p.close()
+}
+
+// leave is quit without waiting for the answer.
+func (p *peer) leave() {
+	if !p.broken && p.quiet() {
+		p.wire.wait("sending QUIT", p.times.Quit)
+		_, _ = p.rw.Write(smtpwire.Command{Verb: smtpwire.VerbQuit}.AppendTo(nil)) // a courtesy
 	}
 	p.close()
 }

@@ -65,9 +65,14 @@ type Proxy struct {
 // A port is one address that a door is found at. A reload may put another door
 // behind it; who is inside keeps the old one.
 type port struct {
-	ln       net.Listener
-	implicit bool
-	door     atomic.Pointer[door]
+	ln  net.Listener
+	way atomic.Pointer[way]
+}
+
+// A way is what is behind a port.
+type way struct {
+	door     *door
+	implicit bool // TLS comes first
 }
 
 // New makes a Proxy from a configuration as [LoadConfig] returns it. It reads
@@ -208,8 +213,7 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 		if pt == nil {
 			pt = opened[pp.addr]
 		}
-		pt.door.Store(pp.door)
-		pt.implicit = pp.implicit
+		pt.way.Store(&way{pp.door, pp.implicit})
 		wanted[pp.addr] = pt
 	}
 	for addr, pt := range p.ports {
@@ -220,7 +224,7 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 	}
 	p.config, p.doors, p.ports = pl.config, pl.doors, wanted
 	for addr, pt := range opened {
-		p.log.Info("door open", zap.String("door", pt.door.Load().name), zap.String("listen", addr))
+		p.log.Info("door open", zap.String("door", pt.way.Load().door.name), zap.String("listen", addr))
 		p.work.Go(func() { p.accept(pt) })
 	}
 }
@@ -244,7 +248,7 @@ func (p *Proxy) Addrs(door string) []net.Addr {
 	defer p.mu.Unlock()
 	var addrs []net.Addr
 	for _, pt := range p.ports {
-		if pt.door.Load().name == door {
+		if pt.way.Load().door.name == door {
 			addrs = append(addrs, pt.ln.Addr())
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -210,7 +211,7 @@ func (t *transaction) delays(now time.Time) string {
 	return strings.Join(parts, "/")
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.3g", d.Seconds()) }
+func seconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'g', 3, 64) }
 
 func describeTLS(state *tls.ConnectionState) string {
 	if state == nil {

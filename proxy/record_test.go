@@ -52,7 +52,7 @@ func TestTraceAddr(t *testing.T) {
 
 func TestSpoken(t *testing.T) {
 	got := spoken(smtpwire.NewReply(421, "4.7.0", "busy"), "mx.example[192.0.2.1]:25")
-	if got.Code != 451 || !strings.Contains(got.String(), "4.7.0 mx.example[192.0.2.1]:25 said: 421 4.7.0 busy") {
+	if got.Code != 451 || !strings.Contains(got.String(), "4.7.0 Slipstream: mx.example[192.0.2.1]:25 said: 421 4.7.0 busy") {
 		t.Errorf("spoken = %s", got.String())
 	}
 	own := smtpwire.NewReply(550, "5.1.1", "no such user")

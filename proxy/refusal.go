@@ -58,23 +58,41 @@ func refusal(err error, stranger bool, session string) smtpwire.Reply {
 		return refused.reply
 	}
 	if stranger {
-		return smtpwire.NewReply(451, strangerCode(err), "mail system not available, please try again later (S="+session+")")
+		return composed(451, strangerCode(err), "mail system not available, please try again later (S="+session+")")
 	}
 	var routeErr *route.Error
 	if errors.As(err, &routeErr) {
-		return routeErr.Reply
+		return markOurs(routeErr.Reply)
 	}
 	var peerErr *peerError
 	var policyErr *policyError
 	switch {
 	case errors.As(err, &policyErr):
 		// RFC 3463 §3.8: X.7.5, cryptographic failure.
-		return smtpwire.NewReply(451, "4.7.5", replyText(policyErr.Error()))
+		return composed(451, "4.7.5", policyErr.Error())
 	case errors.As(err, &peerErr):
-		return smtpwire.NewReply(451, peerCode(peerErr), replyText(peerErr.Error()))
+		return composed(451, peerCode(peerErr), peerErr.Error())
 	default:
-		return smtpwire.NewReply(451, "4.3.0", replyText(err.Error()))
+		return composed(451, "4.3.0", err.Error())
 	}
+}
+
+// ourMark begins the text of a reply that we composed in the next hop's place
+// (P5), so that nobody looks for its cause in the wrong log.
+const ourMark = "Slipstream: "
+
+// composed makes a reply of our own about a message or a hop.
+func composed(code int, enhanced, text string) smtpwire.Reply {
+	return smtpwire.NewReply(code, enhanced, replyText(ourMark+text))
+}
+
+// markOurs puts the mark on a reply that was composed elsewhere.
+func markOurs(r smtpwire.Reply) smtpwire.Reply {
+	enhanced, ok := r.Enhanced()
+	if !ok {
+		return composed(r.Code, "", strings.Join(r.Lines, " "))
+	}
+	return composed(r.Code, enhanced, strings.TrimPrefix(strings.Join(r.Lines, " "), enhanced+" "))
 }
 
 func strangerCode(err error) string {
@@ -130,5 +148,5 @@ func spoken(r smtpwire.Reply, hop string) smtpwire.Reply {
 	if !ok {
 		code = "4.4.2"
 	}
-	return smtpwire.NewReply(451, code, replyText(hop+" said: "+r.String()))
+	return composed(451, code, hop+" said: "+r.String())
 }

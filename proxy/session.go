@@ -33,9 +33,11 @@ type session struct {
 	spoke  time.Time // when the client was last heard, or answered: since then it waits
 	client client
 	bad    int  // commands that were refused as nonsense
+	mailed bool // MAIL was said, and neither RSET nor EHLO since
 	count  int  // transactions so far
 	over   bool // the last reply was said: close
 	tx     *transaction
+	ahead  *chunkAhead      // the text of the flight's BDAT was read before its envelope was asked
 	kept   map[string]*peer // connections of earlier transactions, by key
 	errs   error            // the first write error
 
@@ -80,7 +82,7 @@ func (s *session) greet() bool {
 		s.say(refused)
 		s.over = true
 		_ = s.flush() // the client is turned away either way
-		s.linger()
+		s.door.metrics.away(s.door.name, refused)
 		s.log.Info("turned away", zap.String("reply", refused.String()))
 		return false
 	}
@@ -101,6 +103,9 @@ func (s *session) readFlight() ([]smtpwire.Command, error) {
 		return nil, errDraining
 	}
 	s.wire.wait("a command", s.times.ClientCommand)
+	if s.tx != nil && s.tx.msg != nil { // between two chunks of one text
+		s.wire.waitUntil("a command", s.times.ClientCommand, s.tx.textEnd())
+	}
 	s.idle = s.tx == nil
 	s.mu.Unlock()
 	flight, err := s.r.ReadFlight(nil)
@@ -185,10 +190,21 @@ func isEnvelope(c smtpwire.Command) bool {
 func (s *session) say(r smtpwire.Reply) { s.out = r.AppendTo(s.out) }
 
 // refuse queues a refusal of a command that made no sense, and counts it.
-func (s *session) refuse(r smtpwire.Reply) {
-	s.bad++
-	s.door.metrics.refused(s.door.name, r)
+func (s *session) refuse(c smtpwire.Command, r smtpwire.Reply) {
+	s.tally(c, r)
 	s.say(r)
+}
+
+// tally counts a refusal. It speaks against the client unless it follows from an
+// earlier one: a client that pipelines says RCPT, DATA and BDAT before it hears
+// that MAIL or its recipients were refused, or that there are enough of them.
+func (s *session) tally(c smtpwire.Command, r smtpwire.Reply) {
+	s.door.metrics.refused(s.door.name, r)
+	follows := c.Verb == smtpwire.VerbRcpt || c.Verb == smtpwire.VerbData || c.Verb == smtpwire.VerbBdat
+	late := r.Code == 503 || r.Code == 554 || r.Code == 452
+	if !(s.mailed && follows && late) || c.Refused.Code != 0 {
+		s.bad++
+	}
 }
 
 // flush writes what is queued, in one write.
@@ -203,7 +219,7 @@ func (s *session) flush() error {
 		s.out = nil
 	}
 	s.spoke = time.Now()
-	if s.errs != nil {
+	if s.errs != nil && !s.over { // who said QUIT need not wait for the answer, and Postfix does not
 		s.log.Info("could not answer the client", zap.Error(s.errs))
 	}
 	return s.errs
@@ -226,28 +242,17 @@ func (s *session) leave() {
 	s.kept = nil
 }
 
-// lingerTime bounds how long a closing session reads on, so that a client that
-// still talks gets our last reply and not a reset that eats it.
-const lingerTime = time.Second
-
-// lingerOctets bounds how much it reads.
-const lingerOctets = 1 << 20
-
-// linger says that we have nothing more to say, and reads what the client still
-// sends until it closes too, within bounds.
+// linger says that we have nothing more to say, and waits a little for the
+// client to have heard it.
 func (s *session) linger() {
 	if !s.over || s.errs != nil {
 		return
 	}
-	_ = s.wire.SetDeadline(time.Now().Add(lingerTime))
 	if conn, ok := s.rw.(*tls.Conn); ok {
+		_ = s.wire.SetDeadline(time.Now().Add(lingerTime))
 		_ = conn.CloseWrite() // close_notify; the FIN says the same
 	}
-	half, ok := s.wire.Conn.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
-		return
-	}
-	_, _ = io.Copy(io.Discard, io.LimitReader(s.wire.Conn, lingerOctets)) // whatever comes, we are leaving
+	s.wire.linger()
 }
 
 // keptPeer hands out the connection that an earlier transaction left in good
@@ -289,7 +294,7 @@ func (s *session) keep(p *peer) {
 	s.kept[p.key] = p
 	s.mu.Unlock()
 	if old != nil {
-		old.quit()
+		old.leave()
 	}
 }
 

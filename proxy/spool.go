@@ -11,8 +11,8 @@ import (
 )
 
 // Memory for bodies is taken in chunks, so that nothing is copied when a message
-// grows. The first is small, as most messages are; each further one is twice as
-// large as the one before.
+// grows. The first is small, as most messages are; each further one is as large
+// as all before it together, so that no more than twice the need is taken.
 const (
 	minSpoolChunk = 4 << 10
 	maxSpoolChunk = 64 << 10
@@ -132,10 +132,7 @@ func (s *spool) grow(need int) bool {
 	if s.file != nil {
 		return false
 	}
-	size := int64(minSpoolChunk)
-	if n := len(s.chunks); n > 0 {
-		size = 2 * int64(len(s.chunks[n-1]))
-	}
+	size := max(minSpoolChunk, s.taken)
 	for size < int64(need) && size < maxSpoolChunk {
 		size *= 2
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +24,6 @@ type transaction struct {
 	rcpts  []*recipient
 	prefix []byte // what we put above the message
 	msg    *message
-	ahead  *chunkAhead // the text was read before the envelope was asked
 	who    *identity
 	notes  []error // hops that gave no answer before one did
 	rec    record
@@ -44,11 +44,11 @@ func (rc *recipient) accepted() bool { return rc.leg != nil && rc.reply.Class() 
 func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 	limit := int64(s.door.limits.MaxMessageSize)
 	if size, ok := declaredSize(mail); ok && limit > 0 && size > limit {
-		return smtpwire.NewReply(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", limit))
+		return composed(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", limit))
 	}
 	if s.count >= s.door.limits.MaxTransactions {
 		s.over = true
-		return smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: enough messages on one connection, please open another")
+		return s.enough()
 	}
 	s.count++
 	t := &transaction{s: s, id: fmt.Sprintf("%s.%d", s.id, s.count), start: time.Now(), mail: mail}
@@ -65,8 +65,8 @@ func declaredSize(mail smtpwire.Command) (int64, bool) {
 	if !ok {
 		return 0, false
 	}
-	var n int64
-	if _, err := fmt.Sscanf(v, "%d", &n); err != nil {
+	n, err := strconv.ParseInt(v, 10, 64)
+	if err != nil {
 		return 1<<63 - 1, true // more digits than any message has
 	}
 	return n, true
@@ -111,6 +111,15 @@ func (b *batch) clear(i int) {
 	}
 }
 
+// now sends what is answered so far. It returns true when an answer has left.
+func (b *batch) now() (gone bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.release()
+	_ = b.s.flush() // kept in the session; the caller sees it
+	return b.said > 0
+}
+
 // release says the answers that are complete so far.
 func (b *batch) release() {
 	for b.said < len(b.slots) && b.slots[b.said].Code != 0 {
@@ -127,10 +136,10 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 	mailSlot := -1
 	var asked []int // slots of recipients to be asked about
 	for i, c := range cmds {
+		s.mailed = s.mailed || c.Verb == smtpwire.VerbMail
 		refused, ok := s.seq.Check(c)
 		if passed[i] = ok; !ok {
-			s.bad++
-			s.door.metrics.refused(s.door.name, refused)
+			s.tally(c, refused)
 			b.slots[i] = refused
 			continue
 		}
@@ -150,7 +159,7 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 	}
 	for i, c := range cmds {
 		if b.slots[i].Code == 0 {
-			b.fill(i, smtpwire.NewReply(503, "5.5.1", "MAIL was not accepted"))
+			b.fill(i, composed(503, "5.5.1", "MAIL was not accepted"))
 		}
 		if passed[i] {
 			s.seq.Answered(c, b.slots[i])
@@ -247,7 +256,7 @@ func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) int {
 		return len(slots)
 	}
 	for _, i := range slots[stay:] {
-		b.fill(i, smtpwire.NewReply(452, "4.5.3", "one recipient at a time, please: send this one again on its own"))
+		b.fill(i, composed(452, "4.5.3", "one recipient at a time, please: send this one again on its own"))
 	}
 	return stay
 }
@@ -255,7 +264,7 @@ func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) int {
 // envelopeFor builds the envelope whose answers go into the slots of a group.
 func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) envelope {
 	e := envelope{data: follows(next)}
-	if t.ahead != nil && t.ahead.err == nil && len(t.legs) == 1 {
+	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 {
 		e.text = t.msg
 	}
 	t.s.mu.Lock() // legs are asked side by side
@@ -277,6 +286,7 @@ func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) enve
 		}
 		return b.fill(g.slots[i], r)
 	}
+	e.release = b.now
 	e.forget = func() {
 		for i, slot := range g.slots {
 			mine[i].reply = smtpwire.Reply{}
@@ -302,7 +312,7 @@ func (t *transaction) worded(l *leg, r smtpwire.Reply) smtpwire.Reply {
 // failed is the reply for an error; without one MAIL was refused and says so.
 func (t *transaction) failed(err error) smtpwire.Reply {
 	if err == nil {
-		return smtpwire.NewReply(503, "5.5.1", "MAIL was not accepted")
+		return composed(503, "5.5.1", "MAIL was not accepted")
 	}
 	return refusal(err, t.s.door.inbound, t.id)
 }
@@ -327,8 +337,12 @@ func (t *transaction) route(ctx context.Context, b *batch, asked []int) []group 
 			continue // refused: its domain has no route
 		}
 		l := t.legFor(found)
+		if l == nil && t.s.door.lmtp {
+			b.fill(i, composed(452, "4.5.3", "too many destinations in one transaction: send this recipient again"))
+			continue
+		}
 		if l == nil {
-			b.fill(i, smtpwire.NewReply(452, "4.5.3", "one destination at a time, please: send this recipient again on its own"))
+			b.fill(i, composed(452, "4.5.3", "one destination at a time, please: send this recipient again on its own"))
 			continue
 		}
 		groups = addTo(groups, l, i)
@@ -362,10 +376,16 @@ func (t *transaction) legFor(r route.Route) *leg {
 		}
 		t.release(old)
 	}
+	if len(t.legs) >= maxLegs {
+		return nil
+	}
 	l := &leg{tx: t, route: r}
 	t.legs = append(t.legs, l)
 	return l
 }
+
+// maxLegs bounds the destinations, and so the connections, of one transaction.
+const maxLegs = 50
 
 // maxLookUps bounds how many destinations of one flight are looked up at a time.
 const maxLookUps = 16
@@ -425,7 +445,7 @@ func (t *transaction) adapted(c smtpwire.Command, p *peer) (smtpwire.Command, sm
 	if !ok && t.s.door.static {
 		// We offered what this hop offered before. It changed its mind; next
 		// time we say so.
-		refused = smtpwire.NewReply(451, "4.3.2", "the mail system's abilities have changed, please try again")
+		refused = composed(451, "4.3.2", "the mail system's abilities have changed, please try again")
 	}
 	return out, refused, ok
 }
@@ -445,11 +465,12 @@ func (t *transaction) identity() identity {
 	return *t.who
 }
 
-// announced is the part of the client's identity that the hop was told, so that
-// no connection is used again under another.
+// announced is the part of the client's identity that may change within a
+// session and that the hop was told, so that no connection is used again under
+// another.
 func (t *transaction) announced() string {
-	if t.s.door.caller.announce != announceXclient {
-		return "" // nothing, or what lasts as long as the session does
+	if t.s.door.caller.announce == announceNone {
+		return ""
 	}
 	return t.s.client.helo
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -51,10 +52,11 @@ func (w *wire) wait(name string, limit time.Duration) {
 }
 
 // waitEach gives every single read the limit to itself, until end, and no more
-// octets than the budget to all of them together.
+// octets than the budget to all of them together. The time of a read runs from
+// its beginning.
 func (w *wire) waitEach(name string, limit time.Duration, end time.Time, budget int64) {
+	w.waiting, w.limit = name, limit
 	w.each, w.end, w.budget = true, end, budget
-	w.waitUntil(name, limit, end)
 }
 
 // waitPlain ends waitEach.
@@ -107,6 +109,24 @@ func (w *wire) Write(p []byte) (int, error) {
 		err = w.explain(err)
 	}
 	return n, err
+}
+
+// lingerTime bounds how long we read on after our last word, so that a client
+// that still talks gets that word and not a reset that eats it.
+const lingerTime = time.Second
+
+// lingerOctets bounds how much is read.
+const lingerOctets = 1 << 20
+
+// linger ends our side of the connection, and reads what the other side still
+// sends until it closes too, within bounds.
+func (w *wire) linger() {
+	_ = w.SetDeadline(time.Now().Add(lingerTime))
+	half, ok := w.Conn.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	_, _ = io.Copy(io.Discard, io.LimitReader(w.Conn, lingerOctets)) // whatever comes, we are leaving
 }
 
 func (w *wire) explain(err error) error {

@@ -40,7 +40,7 @@ type BodyError struct {
 }
 
 func (e *BodyError) Error() string {
-	return fmt.Sprintf("smtpwire: %v in the message text at offset %d", e.Reason, e.Offset)
+	return fmt.Sprintf("%v in the message text at offset %d", e.Reason, e.Offset)
 }
 
 // A WriteError reports that the message text came in whole but could not be

@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 )
 
 // dotBuffer is how much a DotWriter gathers, in octets. Its buffer is made by
 // the first Write, as large as it must be, and dropped by Close.
 const dotBuffer = 32 << 10
+
+// dotRoom is how much Grow adds for what is not of the text: the final dot with
+// the line end before it, and some dots more.
+const dotRoom = 64
 
 // errDotWriterClosed is for those who write behind the final dot.
 var errDotWriterClosed = errors.New("smtpwire: write to a closed DotWriter")
@@ -36,6 +41,12 @@ type DotWriter struct {
 // into pieces of 32 KiB, so that a short message and its final dot leave in one.
 func NewDotWriter(w io.Writer) *DotWriter {
 	return &DotWriter{w: w}
+}
+
+// Grow makes room for a text of n octets, as far as the buffer goes, so that it
+// need not grow step by step. The text may turn out longer or shorter.
+func (d *DotWriter) Grow(n int64) {
+	d.buf = slices.Grow(d.buf, int(min(n, dotBuffer-dotRoom)+dotRoom))
 }
 
 // Write writes the next octets of the text. Lines and their ends may be divided

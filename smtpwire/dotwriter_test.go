@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"strings"
 	"testing"
 )
@@ -190,6 +191,30 @@ func FuzzDotWriter(f *testing.F) {
 			t.Fatalf("left %q", left)
 		}
 	})
+}
+
+func TestDotWriterGrow(t *testing.T) {
+	for _, n := range []int64{0, 100, 5000, dotBuffer, math.MaxInt64} {
+		var got bytes.Buffer
+		d := NewDotWriter(&got)
+		d.Grow(n)
+		room := cap(d.buf)
+		if int64(room) < min(n, dotBuffer) || room > 2*dotBuffer {
+			t.Errorf("room for %d octets, want %d", room, n)
+		}
+		text := strings.Repeat("x", int(min(n, 5000)))
+		for i := range len(text) {
+			if _, err := io.WriteString(d, text[i:i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if cap(d.buf) != room {
+			t.Errorf("%d octets: the buffer was made anew", n)
+		}
+		if err := d.Close(); err != nil || strings.TrimPrefix(got.String(), text) != "\r\n.\r\n" && text != "" {
+			t.Errorf("%d octets: %q, %v", n, got.String(), err)
+		}
+	}
 }
 
 func benchmarkDotWriter(b *testing.B, text []byte) {

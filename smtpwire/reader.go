@@ -44,7 +44,7 @@ type Reader struct {
 	buf  []byte
 	r, w int // buf[r:w] is buffered
 
-	hungry bool  // the last read filled buf to its end
+	full   int   // how many reads in a row have filled buf to its end
 	err    error // came with the last octets read; not yet returned
 	broken error // final, see above
 
@@ -130,7 +130,10 @@ func (r *Reader) fill(body bool) error {
 		r.w += n
 		if n > 0 {
 			r.err = err
-			r.hungry = r.w == len(r.buf)
+			r.full++
+			if r.w < len(r.buf) {
+				r.full = 0
+			}
 			return nil
 		}
 		if err != nil {
@@ -141,11 +144,12 @@ func (r *Reader) fill(body bool) error {
 }
 
 // makeRoom moves what is buffered to the front of a buffer of the right size.
-// Only a body that filled the small buffer gets the large one, so that neither
-// short messages nor a client that announces much and sends nothing cost it.
+// Only a body that has filled the small buffer twice running gets the large one,
+// so that neither short messages, of one buffer and a bit, nor a client that
+// announces much and sends nothing cost it.
 func (r *Reader) makeRoom(body bool) {
 	size := lineBuffer
-	if body && (r.hungry || len(r.buf) == bodyBuffer) {
+	if body && (r.full > 1 || len(r.buf) == bodyBuffer) {
 		size = bodyBuffer
 	}
 	r.resize(size)
@@ -154,7 +158,7 @@ func (r *Reader) makeRoom(body bool) {
 // endBody gives the large buffer back, unless more than the small one holds
 // was read behind the body; then makeRoom does it once that is consumed.
 func (r *Reader) endBody() {
-	r.hungry = false
+	r.full = 0
 	if len(r.buf) <= lineBuffer {
 		return
 	}

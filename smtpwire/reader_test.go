@@ -103,13 +103,15 @@ func TestReaderZeroValue(t *testing.T) {
 func TestReaderBufferAroundBodies(t *testing.T) {
 	large := strings.Repeat(strings.Repeat("x", 60)+"\r\n", 2000)
 	small := "Subject: a\r\n\r\nb\r\n"
-	behind := strings.Repeat("NOOP\r\n", 1000) // more than the small buffer takes
+	medium := large[:lineBuffer-lineBuffer%62+62] // fills the small buffer once
+	behind := strings.Repeat("NOOP\r\n", 1000)    // more than the small buffer takes
 	for _, tt := range []struct {
 		name, text, behind string
 		during             int  // the largest buffer
 		keeps              bool // it may still be in use behind the body
 	}{
 		{"small", small, "", lineBuffer, false},
+		{"medium", medium, "", lineBuffer, false},
 		{"large", large, "", bodyBuffer, false},
 		{"large, command behind", large, "QUIT\r\n", bodyBuffer, false},
 		{"large, many commands behind", large, behind, bodyBuffer, true},

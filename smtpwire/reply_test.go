@@ -174,7 +174,7 @@ func FuzzReplyText(f *testing.F) {
 				if !ok || int(status[0]-'0') != e.Class() {
 					t.Fatalf("line %q has no code", line)
 				}
-				if len(r.Lines) > 0 && !strings.HasSuffix(line, strings.TrimRight(r.Lines[i], " ")) {
+				if len(r.Lines) > 0 && !strings.HasSuffix(strings.TrimRight(line, " "), strings.TrimRight(r.Lines[i], " ")) {
 					t.Fatalf("%q became %q", r.Lines[i], line)
 				}
 			}

@@ -81,6 +81,48 @@ func TestSequenceHole(t *testing.T) {
 	}
 }
 
+// One recipient who was accepted is enough for DATA, even if others of the same
+// flight have no answer yet.
+func TestSequencePartlyAnswered(t *testing.T) {
+	s := inMail(t, Sequence{}, 1)
+	flight := []Command{{Verb: VerbRcpt}, {Verb: VerbRcpt}, {Verb: VerbRset}, {Verb: VerbMail}, {Verb: VerbRcpt}, {Verb: VerbRcpt}}
+	for _, c := range flight {
+		if refusal, ok := s.Check(c); !ok {
+			t.Fatalf("%s: %v", c.Verb, refusal)
+		}
+	}
+	for i, c := range flight {
+		refusal, ok := s.Check(Command{Verb: VerbData})
+		if want := i > 4; ok != want { // RSET, MAIL and one RCPT behind them
+			t.Fatalf("with %d of the flight answered, DATA passed is %v: %v", i, ok, refusal)
+		}
+		if ok {
+			return
+		}
+		s.Answered(c, NewReply(250, "2.0.0", "ok"))
+	}
+}
+
+// Recipients without an answer count against the limit, also when others of their
+// flight have one.
+func TestSequenceMaxRcptsPartlyAnswered(t *testing.T) {
+	s := inMail(t, Sequence{MaxRcpts: 2}, 0)
+	rcpt := Command{Verb: VerbRcpt}
+	for range 2 {
+		if refusal, ok := s.Check(rcpt); !ok {
+			t.Fatal(refusal)
+		}
+	}
+	s.Answered(rcpt, NewReply(250, "2.1.5", "ok"))
+	if _, ok := s.Check(rcpt); ok {
+		t.Error("a third RCPT passed while the second had no answer")
+	}
+	s.Answered(rcpt, NewReply(550, "5.1.1", "no such user"))
+	if refusal, ok := s.Check(rcpt); !ok {
+		t.Errorf("a second RCPT in place of the refused one: %v", refusal)
+	}
+}
+
 // inMail returns a Sequence that stands in a transaction with n recipients.
 func inMail(t *testing.T, s Sequence, n int) *Sequence {
 	t.Helper()

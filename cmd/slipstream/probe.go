@@ -24,13 +24,13 @@ type probeCmd struct {
 	Helo    string        `placeholder:"NAME" help:"Name to give in EHLO (this system's)."`
 	MX      bool          `name:"mx" help:"The argument is a domain: probe each of its mail exchangers."`
 	DNS     []string      `name:"dns" placeholder:"IP[:PORT]" help:"Name servers to ask (the system's)."`
-	Timeout time.Duration `default:"30s" help:"Time for one host (${default})."`
+	Timeout time.Duration `default:"30s" help:"Time for one host."`
 	JSON    bool          `name:"json" help:"Print a JSON array with an object for each host."`
 }
 
 // Help tells what the one line does not.
 func (*probeCmd) Help() string {
-	return `Says EHLO, STARTTLS, EHLO, a few NOOPs to measure the trip, and QUIT. It never says MAIL.
+	return `It says EHLO, STARTTLS, EHLO, a few NOOPs to measure the trip, and QUIT; never MAIL.
 
 The last lines tell what one small message to one recipient costs in round trips: in lock step, with PIPELINING, and with
 CHUNKING (BDAT) as well; from the first packet to the final reply, and on a connection that is warm.
@@ -124,8 +124,9 @@ func splitHost(s string) (string, uint16, error) {
 	if err != nil {
 		host, port = s, strconv.Itoa(portSMTP)
 	}
+	_, notAddr := netip.ParseAddr(host)
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || host == "" || strings.ContainsAny(host, ":/@ ") {
+	if err != nil || n == 0 || host == "" || notAddr != nil && strings.ContainsAny(host, ":/@ ") {
 		return "", 0, fmt.Errorf("%q is not a host or host:port", s)
 	}
 	return host, uint16(n), nil

@@ -67,7 +67,7 @@ func (s *service) run() error {
 				cancel()
 				s.stop(sig, started)
 				if underWay != nil {
-					<-underWay
+					s.overtaken(<-underWay, started)
 				}
 				return nil
 			case underWay != nil:
@@ -98,6 +98,14 @@ func (s *service) beginReload(ctx context.Context) <-chan result {
 		}
 		return result{cfg, err}
 	})
+}
+
+// overtaken ends a start or reload that a stop came upon: what is wrong with the
+// configuration is worth a word all the same.
+func (s *service) overtaken(r result, started bool) {
+	if started && r.err != nil && !errors.Is(r.err, context.Canceled) {
+		s.reloaded(r)
+	}
 }
 
 // reloaded applies what is not the proxy's, or says why all is as before.
