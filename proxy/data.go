@@ -254,8 +254,7 @@ func (t *transaction) commitLeg(l *leg, m *message) {
 	} else {
 		l.outcome = outcome{err: l.err}
 	}
-	for i, index := range l.accepted {
-		rc := t.rcpts[index]
+	for i, rc := range l.accepted {
 		switch {
 		case i < len(l.outcome.replies):
 			rc.final = t.worded(l, l.outcome.replies[i])

@@ -19,7 +19,7 @@ type leg struct {
 	begun    bool           // a hop was found: it is the peer, and mail is its answer
 	mail     smtpwire.Reply // the hop's answer to MAIL
 	gone     bool           // an answer of this hop has left for the client: no other hop may contradict it
-	accepted []int          // indices of the recipients it accepted
+	accepted []*recipient   // the recipients it accepted, in order
 	ready    bool           // it was asked DATA with the envelope and answered 354
 	dataSaid smtpwire.Reply // its answer to that DATA; zero: not asked
 	err      error          // why there is no hop: every recipient hears it

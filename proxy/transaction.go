@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,7 +80,8 @@ type batch struct {
 	mu    sync.Mutex
 	cmds  []smtpwire.Command
 	slots []smtpwire.Reply
-	said  int // slots written already, because the rest took long
+	rcpts []*recipient // of the slots that recipients are asked in
+	said  int          // slots written already, because the rest took long
 }
 
 // slowReply is how long the first answers of a flight wait for the last. A hop
@@ -131,7 +133,7 @@ func (b *batch) release() {
 // envelope answers a run of MAIL and RCPT commands. next is the command that
 // follows in the same flight, if any.
 func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next smtpwire.Command) {
-	b := &batch{s: s, cmds: cmds, slots: make([]smtpwire.Reply, len(cmds))}
+	b := &batch{s: s, cmds: cmds, slots: make([]smtpwire.Reply, len(cmds)), rcpts: make([]*recipient, len(cmds))}
 	passed := make([]bool, len(cmds))
 	mailSlot := -1
 	var asked []int // slots of recipients to be asked about
@@ -155,11 +157,15 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 		if len(asked) > 0 {
 			s.takeAhead(next)
 		}
+		s.tx.expect(b, asked)
 		s.tx.ask(ctx, b, mailSlot, asked, next)
 	}
 	for i, c := range cmds {
 		if b.slots[i].Code == 0 {
 			b.fill(i, composed(503, "5.5.1", "MAIL was not accepted"))
+		}
+		if b.rcpts[i] != nil {
+			b.rcpts[i].reply = b.slots[i]
 		}
 		if passed[i] {
 			s.seq.Answered(c, b.slots[i])
@@ -179,6 +185,26 @@ func (s *session) afterEnvelope(b *batch, mailSlot int) {
 		if r.Code == 421 {
 			s.over = true
 		}
+	}
+}
+
+// expect lists the recipients of a batch, in the order in which the client named
+// them: its final replies come in that order (RFC 2033 §4.2). Of those that were
+// refused before, no more are remembered than may be accepted.
+func (t *transaction) expect(b *batch, asked []int) {
+	excess := len(t.rcpts) - 2*t.s.door.limits.MaxRecipients
+	if excess > 0 {
+		t.rcpts = slices.DeleteFunc(t.rcpts, func(rc *recipient) bool {
+			drop := excess > 0 && !rc.accepted()
+			if drop {
+				excess--
+			}
+			return drop
+		})
+	}
+	for _, i := range asked {
+		b.rcpts[i] = &recipient{cmd: b.cmds[i]}
+		t.rcpts = append(t.rcpts, b.rcpts[i])
 	}
 }
 
@@ -212,12 +238,10 @@ func (t *transaction) askBackend(ctx context.Context, b *batch, mailSlot int, as
 		t.legs = []*leg{{tx: t, route: r, err: err}}
 	}
 	l := t.legs[0]
+	asked = t.refuseFurther(b, l, asked)
 	e := t.envelopeFor(b, group{leg: l, slots: asked}, next)
 	if mailSlot >= 0 {
 		e.mailed = func(r smtpwire.Reply) bool { return b.fill(mailSlot, t.worded(l, r)) }
-	}
-	if l.oneRecipient() {
-		e.rcpts = e.rcpts[:t.refuseFurther(b, l, asked)]
 	}
 	err := l.ask(ctx, e)
 	if mailSlot >= 0 && b.slots[mailSlot].Code == 0 {
@@ -234,31 +258,28 @@ type group struct {
 
 // askLeg asks one leg about its recipients.
 func (t *transaction) askLeg(ctx context.Context, b *batch, g group, next smtpwire.Command) {
-	e := t.envelopeFor(b, g, next)
-	if g.leg.oneRecipient() {
-		e.rcpts = e.rcpts[:t.refuseFurther(b, g.leg, g.slots)]
-	}
-	t.fillRest(b, g.slots, g.leg.ask(ctx, e))
+	g.slots = t.refuseFurther(b, g.leg, g.slots)
+	t.fillRest(b, g.slots, g.leg.ask(ctx, t.envelopeFor(b, g, next)))
 }
 
 // oneRecipient: an LMTP hop has one final word for each recipient, an SMTP
 // client hears one for all. So that none is lost, such a transaction has one.
 func (l *leg) oneRecipient() bool { return l.route.LMTP && !l.tx.s.door.lmtp }
 
-// refuseFurther tells recipients beyond the first to come on their own, and
-// returns how many may stay.
-func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) int {
+// refuseFurther tells recipients beyond those that a leg can take to come on
+// their own, and returns the slots that may stay.
+func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) []int {
 	stay := 1
 	if len(l.accepted) > 0 {
 		stay = 0
 	}
-	if len(slots) <= stay {
-		return len(slots)
+	if !l.oneRecipient() || len(slots) <= stay {
+		return slots
 	}
 	for _, i := range slots[stay:] {
 		b.fill(i, composed(452, "4.5.3", "one recipient at a time, please: send this one again on its own"))
 	}
-	return stay
+	return slots[:stay]
 }
 
 // envelopeFor builds the envelope whose answers go into the slots of a group.
@@ -267,29 +288,23 @@ func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) enve
 	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 {
 		e.text = t.msg
 	}
-	t.s.mu.Lock() // legs are asked side by side
-	base := len(t.rcpts)
 	for _, i := range g.slots {
 		e.rcpts = append(e.rcpts, b.cmds[i])
-		t.rcpts = append(t.rcpts, &recipient{cmd: b.cmds[i], leg: g.leg})
+		b.rcpts[i].leg = g.leg
 	}
-	mine := t.rcpts[base:len(t.rcpts):len(t.rcpts)]
-	t.s.mu.Unlock()
 	e.answered = func(i int, r smtpwire.Reply) bool {
 		if !t.s.door.inbound && g.leg.mail.Class() > 3 {
 			r = g.leg.mail // the sender was refused: that is what there is to say
 		}
 		r = t.worded(g.leg, r)
-		mine[i].reply = r
 		if r.Class() == 2 {
-			g.leg.accepted = append(g.leg.accepted, base+i)
+			g.leg.accepted = append(g.leg.accepted, b.rcpts[g.slots[i]])
 		}
 		return b.fill(g.slots[i], r)
 	}
 	e.release = b.now
 	e.forget = func() {
-		for i, slot := range g.slots {
-			mine[i].reply = smtpwire.Reply{}
+		for _, slot := range g.slots {
 			b.clear(slot)
 		}
 	}
@@ -375,6 +390,7 @@ func (t *transaction) legFor(r route.Route) *leg {
 			return nil
 		}
 		t.release(old)
+		t.legs = t.legs[:len(t.legs)-1]
 	}
 	if len(t.legs) >= maxLegs {
 		return nil

@@ -65,10 +65,10 @@ func (s *service) run() error {
 			switch {
 			case sig != syscall.SIGHUP:
 				cancel()
-				s.stop(sig, started)
 				if underWay != nil {
 					s.overtaken(<-underWay, started)
 				}
+				s.stop(sig, started)
 				return nil
 			case underWay != nil:
 				again = true
