@@ -34,8 +34,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 		done; \
 	done
 
-bench: ## what a message costs, in round trips and seconds
-	$(GO) run ./cmd/slipstream bench
+bench: peers ## speed and memory, beside HAProxy and a direct connection
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./proxy/
+	$(GO) test -run '^$$' -bench . ./smtpwire/
 
 demo: ## Slipstream at work between two servers on this machine
 	$(GO) run ./cmd/slipstream demo

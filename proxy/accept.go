@@ -45,6 +45,7 @@ func (p *Proxy) accept(pt *port) {
 
 // receive serves one client from accept to close.
 func (p *Proxy) receive(pt *port, conn net.Conn) {
+	defer p.survive(pt)
 	defer conn.Close() // the session has closed it in order; this is for all other ways out
 	way := pt.way.Load()
 	d := way.door
@@ -81,10 +82,30 @@ func (p *Proxy) meet(d *door, conn net.Conn) (_ net.Conn, from, to netip.AddrPor
 	return behind, from, to, true
 }
 
+// survive keeps an error of ours in one session from ending all the others. The
+// client hears nothing and tries again.
+func (p *Proxy) survive(pt *port) {
+	if r := recover(); r != nil {
+		name := pt.way.Load().door.name
+		p.metrics.panicked(name)
+		p.log.Error("a session broke by an error in Slipstream", zap.String("door", name), zap.Any("panic", r), zap.Stack("stack"))
+	}
+}
+
+// maxGoodbyes bounds how many clients at a time are told why there is no room for
+// them. They come on top of those that are in.
+const maxGoodbyes = 64
+
 // turnAwayWait bounds how long a client that finds no room is spoken to.
 const turnAwayWait = time.Second
 
 func (p *Proxy) turnAway(d *door, w *wire, from netip.AddrPort, refused smtpwire.Reply) {
+	select {
+	case p.goodbyes <- struct{}{}:
+		defer func() { <-p.goodbyes }()
+	default:
+		return // too many at once: without a word
+	}
 	p.metrics.away(d.name, refused)
 	p.log.Warn("turned away", zap.String("door", d.name), zap.Stringer("client", from), zap.String("reply", refused.String()))
 	w.wait("turning a client away", turnAwayWait)

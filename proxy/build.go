@@ -17,6 +17,7 @@ import (
 type plan struct {
 	config *Config
 	doors  []*door
+	spools *spools
 	ports  []plannedPort
 }
 
@@ -29,8 +30,8 @@ type plannedPort struct {
 
 // plan builds the doors of a configuration. It opens nothing.
 func (p *Proxy) plan(cfg *Config) (*plan, error) {
-	pl := &plan{config: cfg}
 	spools := p.spoolsFor(cfg)
+	pl := &plan{config: cfg, spools: spools}
 	for i := range cfg.Inbound {
 		conf := &cfg.Inbound[i]
 		d, err := p.inboundDoor(cfg, conf)
@@ -197,11 +198,11 @@ func (p *Proxy) spoolsFor(cfg *Config) *spools {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.config
-	if p.spools == nil || old.SpoolDir != cfg.SpoolDir || old.StateDir != cfg.StateDir ||
-		old.Limits.SpoolMemory != cfg.Limits.SpoolMemory || old.Limits.SpoolMemoryPerMessage != cfg.Limits.SpoolMemoryPerMessage {
-		p.spools = newSpools(spoolDir(cfg), int64(cfg.Limits.SpoolMemoryPerMessage), int64(cfg.Limits.SpoolMemory))
+	if p.spools != nil && old.SpoolDir == cfg.SpoolDir && old.StateDir == cfg.StateDir &&
+		old.Limits.SpoolMemory == cfg.Limits.SpoolMemory && old.Limits.SpoolMemoryPerMessage == cfg.Limits.SpoolMemoryPerMessage {
+		return p.spools
 	}
-	return p.spools
+	return newSpools(spoolDir(cfg), int64(cfg.Limits.SpoolMemoryPerMessage), int64(cfg.Limits.SpoolMemory))
 }
 
 // isOwn tells whether one of our own doors is at an address: mail for there

@@ -12,7 +12,7 @@ import (
 // command answers everything but MAIL and RCPT.
 func (s *session) command(ctx context.Context, c smtpwire.Command) {
 	if c.Verb == smtpwire.VerbBdat {
-		s.bdat(c)
+		s.bdat(ctx, c)
 		return
 	}
 	if refused, ok := s.seq.Check(c); !ok {
@@ -31,7 +31,7 @@ func (s *session) command(ctx context.Context, c smtpwire.Command) {
 	case smtpwire.VerbStarttls:
 		s.startTLS(ctx, c)
 	case smtpwire.VerbData:
-		s.data(c)
+		s.data(ctx, c)
 	case smtpwire.VerbQuit:
 		s.reply(c, smtpwire.NewReply(221, "2.0.0", s.door.hostname+" bye"))
 		s.over = true

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
@@ -96,6 +97,9 @@ func (c *caller) unix(ctx context.Context, r route.Route, id identity) (*peer, e
 func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id identity, yield func(*peer, error) bool) bool {
 	left := slices.Clone(host.Addrs)
 	for len(left) > 0 {
+		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
+			<-ctx.Done() // any moment now
+		}
 		if ctx.Err() != nil {
 			return yield(nil, context.Cause(ctx))
 		}
@@ -176,7 +180,10 @@ func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, e
 		return nil, err
 	}
 	try.clear = true
-	return c.ready(ctx, conn, try)
+	if p, err = c.ready(ctx, conn, try); err == nil {
+		p.fallback = fmt.Errorf("%s: TLS was offered and failed, so this went in clear: %w", try.label, failed.err)
+	}
+	return p, err
 }
 
 // A tlsFailure is a hop that offers TLS and then cannot do it.

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"io"
 	"sync"
@@ -13,7 +14,7 @@ import (
 
 // data takes a message by DATA: all of it into the spool, then to the hops. A
 // hop never waits for a slow client, and never sees half a message.
-func (s *session) data(c smtpwire.Command) {
+func (s *session) data(ctx context.Context, c smtpwire.Command) {
 	if l := s.tx.legs[len(s.tx.legs)-1]; !s.door.lmtp {
 		if refused, no := l.noText(); no {
 			refused = s.tx.worded(l, refused)
@@ -28,13 +29,13 @@ func (s *session) data(c smtpwire.Command) {
 	}
 	m := s.tx.message()
 	err := s.take(func(w io.Writer) error { return s.r.ReadData(w, &m.scan) }, m)
-	s.seq.Answered(smtpwire.Command{Verb: smtpwire.VerbEndOfData}, s.arrived(m, err, true))
+	s.seq.Answered(smtpwire.Command{Verb: smtpwire.VerbEndOfData}, s.arrived(ctx, m, err, true))
 }
 
 // bdat takes a chunk. Its octets follow the command whatever we think of it, so
 // they are read in any case (RFC 3030 §2).
 // https://www.rfc-editor.org/rfc/rfc3030#section-2
-func (s *session) bdat(c smtpwire.Command) {
+func (s *session) bdat(ctx context.Context, c smtpwire.Command) {
 	if c.Refused.Code != 0 {
 		// How many octets follow is unknown: they must not become commands.
 		s.refuse(c, c.Refused)
@@ -43,7 +44,7 @@ func (s *session) bdat(c smtpwire.Command) {
 	}
 	refused, ok := s.seq.Check(c)
 	if s.ahead != nil {
-		s.bdatAhead(c, refused, ok)
+		s.bdatAhead(ctx, c, refused, ok)
 		return
 	}
 	if !ok {
@@ -64,7 +65,7 @@ func (s *session) bdat(c smtpwire.Command) {
 		s.reply(c, smtpwire.NewReply(250, "2.0.0", "chunk received"))
 		return
 	}
-	s.seq.Answered(c, s.arrived(m, err, c.Last))
+	s.seq.Answered(c, s.arrived(ctx, m, err, c.Last))
 }
 
 // A chunkAhead is a BDAT LAST whose octets were read before its envelope was
@@ -91,7 +92,7 @@ func (s *session) takeAhead(next smtpwire.Command) {
 
 // bdatAhead answers the BDAT whose octets are here already. Its transaction may
 // be over by now: a refused MAIL ends it.
-func (s *session) bdatAhead(c smtpwire.Command, refused smtpwire.Reply, ok bool) {
+func (s *session) bdatAhead(ctx context.Context, c smtpwire.Command, refused smtpwire.Reply, ok bool) {
 	err := s.ahead.err
 	s.ahead = nil
 	switch {
@@ -103,7 +104,7 @@ func (s *session) bdatAhead(c smtpwire.Command, refused smtpwire.Reply, ok bool)
 		}
 		s.refuse(c, refused)
 	default:
-		s.seq.Answered(c, s.arrived(s.tx.msg, err, true))
+		s.seq.Answered(c, s.arrived(ctx, s.tx.msg, err, true))
 	}
 }
 
@@ -185,12 +186,12 @@ func (s *session) lost(err error) {
 
 // arrived decides on a message that is here to its end, or on a chunk that is
 // not wanted, and says so. It returns the reply (with LMTP: the last one).
-func (s *session) arrived(m *message, err error, last bool) smtpwire.Reply {
+func (s *session) arrived(ctx context.Context, m *message, err error, last bool) smtpwire.Reply {
 	t := s.tx
 	t.rec.commitAt = time.Now()
 	if err != nil {
 		if brokenBy(err) {
-			t.abort("the client left in the middle of the message: " + err.Error())
+			t.abort("in the middle of the message: " + err.Error())
 			s.lost(err)
 			return smtpwire.NewReply(451, "4.4.2", "connection lost")
 		}
@@ -205,13 +206,13 @@ func (s *session) arrived(m *message, err error, last bool) smtpwire.Reply {
 		}
 		if !last {
 			s.say(refused)
-			t.finish("refused", refused)
+			t.finish(refusedStatus(refused), refused)
 			return refused
 		}
 		return s.finals(refused)
 	}
 	_ = s.flush() // what was answered before must not wait for the verdict; errors are kept
-	t.commit(m)
+	t.commit(ctx, m)
 	return s.verdict()
 }
 
@@ -228,7 +229,8 @@ func (s *session) finals(refused smtpwire.Reply) smtpwire.Reply {
 
 // commit sends the message on every leg that has somebody to receive it, side
 // by side, and gives every recipient its final reply.
-func (t *transaction) commit(m *message) {
+func (t *transaction) commit(ctx context.Context, m *message) {
+	end := time.Now().Add(t.s.times.DataDone)
 	var busy []*leg
 	for _, l := range t.legs {
 		if len(l.accepted) > 0 {
@@ -236,21 +238,24 @@ func (t *transaction) commit(m *message) {
 		}
 	}
 	if len(busy) == 1 {
-		t.commitLeg(busy[0], m)
+		t.commitLeg(ctx, busy[0], m, end)
 		return
 	}
 	var wg sync.WaitGroup
 	for _, l := range busy {
-		wg.Go(func() { t.commitLeg(l, m) })
+		wg.Go(func() {
+			defer l.survive()
+			t.commitLeg(ctx, l, m, end)
+		})
 	}
 	wg.Wait()
 }
 
 // commitLeg sends the message on one leg. P1: what a recipient hears is what
 // the hop said, or a 4xx.
-func (t *transaction) commitLeg(l *leg, m *message) {
+func (t *transaction) commitLeg(ctx context.Context, l *leg, m *message, end time.Time) {
 	if l.err == nil || l.sent {
-		l.commit(t, m)
+		l.commit(ctx, m, end)
 	} else {
 		l.outcome = outcome{err: l.err}
 	}
@@ -282,6 +287,9 @@ func (s *session) verdict() smtpwire.Reply {
 	for _, rc := range t.rcpts {
 		if !rc.accepted() {
 			continue
+		}
+		if rc.final.Code == 0 {
+			rc.final = t.failed(errBroke) // never silence: the replies behind it would shift
 		}
 		last = rc.final
 		if s.door.lmtp {

@@ -156,11 +156,9 @@ func (d *door) admit(s *session) (smtpwire.Reply, bool) {
 	if len(d.allow) > 0 && !d.allow.Contains(s.client.addr.Addr()) {
 		return smtpwire.NewReply(554, "5.7.1", d.hostname+" does not serve "+s.client.addr.Addr().String()), false
 	}
-	if d.guard != nil {
-		if ok, why := d.guard.open(); !ok {
-			s.log.Warn("door is shut", zap.String("why", why))
-			return smtpwire.NewReply(421, "4.3.2", d.hostname+" is not ready, please try again later"), false
-		}
+	if ok, why := d.guard.open(); !ok {
+		s.log.Warn("door is shut", zap.String("why", why))
+		return smtpwire.NewReply(421, "4.3.2", d.hostname+" is not ready, please try again later"), false
 	}
 	return smtpwire.Reply{}, true
 }

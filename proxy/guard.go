@@ -28,16 +28,24 @@ type guardState int
 const (
 	guardAsking guardState = iota // no answer yet: shut
 	guardOpen
-	guardRelays // it would relay: shut, and the service does not start
+	guardRelays // it would relay: shut; a start fails, and later it is asked on
 )
 
+// open tells whether clients may come in, and if not, why. Without a guard they may.
 func (g *guard) open() (bool, string) {
+	if g == nil {
+		return true, ""
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.state == guardOpen, g.why
 }
 
+// set does nothing without a guard.
 func (g *guard) set(state guardState, why string) {
+	if g == nil {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.state, g.why = state, why
@@ -106,6 +114,9 @@ func (d *door) probe(ctx context.Context, conf *InboundConfig) error {
 		defer p.quit()
 		defer p.follow(ctx)()
 		d.learn(p.pipe.EHLO())
+		if p.fallback != nil {
+			d.log.Warn("next hop's TLS is broken", zap.String("door", d.name), zap.Error(p.fallback))
+		}
 		if d.guard == nil {
 			return nil
 		}
@@ -114,71 +125,105 @@ func (d *door) probe(ctx context.Context, conf *InboundConfig) error {
 	return &peerError{hop: r.Key, during: duringConnect, err: errors.New("there is no address to connect to")}
 }
 
-// askRelay offers the backend a recipient that is none of its own.
+// askRelay offers the backend a recipient that is none of its own. Only the
+// answer to that, behind a sender that was taken, says anything about relaying.
 func (d *door) askRelay(p *peer, conf *InboundConfig) error {
-	to := smtpwire.ParseCommand([]byte("RCPT TO:<" + conf.RelayProbeTo + ">"))
-	from := smtpwire.ParseCommand([]byte("MAIL FROM:<>")) // the one sender that nobody verifies
-	var said []smtpwire.Reply
-	err := p.do(duringEnvelope, d.times.BackendProbe, []smtpwire.Command{from, to},
-		func(_ int, r smtpwire.Reply) { said = append(said, r) })
-	p.open = true
+	// "<>" is the one sender that hardly anybody verifies; who refuses it may
+	// still take another.
+	senders := []string{"<>", "<postmaster@" + d.hostname + ">"}
+	for _, sender := range senders {
+		p.open = true
+		r, err := p.one(duringEnvelope, d.times.BackendProbe, smtpwire.ParseCommand([]byte("MAIL FROM:"+sender)))
+		switch {
+		case err != nil:
+			return err
+		case r.Class() == 2:
+			return d.askForeign(p, conf)
+		case r.Class() != 5 || sender == senders[len(senders)-1]:
+			return &peerError{hop: p.label, during: "asking whether it relays", said: r}
+		}
+	}
+	return nil // there are senders, and each of them returned
+}
+
+// askForeign says RCPT and judges the answer.
+func (d *door) askForeign(p *peer, conf *InboundConfig) error {
+	r, err := p.one(duringEnvelope, d.times.BackendProbe, smtpwire.ParseCommand([]byte("RCPT TO:<"+conf.RelayProbeTo+">")))
 	switch {
 	case err != nil:
 		return err
-	case said[0].Class() == 5 || said[1].Class() == 5:
+	case aboutDomain(r):
+		return fmt.Errorf("%s refused the foreign recipient %s for its domain (%s), which does not tell whether it relays: "+
+			"set relay_probe_to to an address at a foreign domain that takes mail", p.label, conf.RelayProbeTo, r.String())
+	case r.Class() == 5 || relayDenied(r):
 		return nil
-	case said[1].Class() == 2:
-		return &RelayError{Door: d.name, Backend: p.label, Banner: p.banner, Said: said[1].String(), To: conf.RelayProbeTo, Config: conf}
-	case said[0].Class() != 2:
-		return &peerError{hop: p.label, during: duringEnvelope, said: said[0]}
+	case r.Class() == 2:
+		return &RelayError{Door: d.name, Backend: p.label, Banner: p.banner, Said: r.String(), To: conf.RelayProbeTo, Config: conf}
 	}
-	return fmt.Errorf("%w: RCPT TO:<%s>: %s", errNoVerdict, conf.RelayProbeTo, said[1].String())
+	return fmt.Errorf("%w: RCPT TO:<%s>: %s", errNoVerdict, conf.RelayProbeTo, r.String())
 }
 
-// Times between questions to a backend that cannot be asked yet.
+// aboutDomain tells whether a refusal says that the recipient's domain takes no
+// mail or does not exist (RFC 7505, RFC 3463 §3.2): a relay would say so too.
+func aboutDomain(r smtpwire.Reply) bool {
+	enhanced, _ := r.Enhanced()
+	switch enhanced {
+	case "5.1.2", "5.1.10", "5.4.4", "4.1.2", "4.4.4", "4.4.3":
+		return true
+	}
+	return r.Code == 556
+}
+
+// relayDenied tells whether a 4xx is a refusal to relay all the same, as a
+// Postfix says it ("defer_unauth_destination").
+func relayDenied(r smtpwire.Reply) bool {
+	enhanced, _ := r.Enhanced()
+	return enhanced == "4.7.1"
+}
+
+// Times between questions to a next hop that has given no final answer.
 const (
 	probeEvery    = time.Second
 	probeEveryMax = 30 * time.Second
 )
 
-// watch asks until there is an answer, and opens the door when it is no.
+// watch asks on until the next hop is there and, where there is a guard, has
+// refused to relay: also one that would relay, since it may be mended.
 func (d *door) watch(ctx context.Context, conf *InboundConfig) {
-	pause := probeEvery
-	for ctx.Err() == nil {
-		err := d.probe(ctx, conf)
-		if d.judge(err) {
-			return
-		}
+	for pause := probeEvery; ; pause = min(2*pause, probeEveryMax) {
 		select {
 		case <-ctx.Done():
+			return
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, probeEveryMax)
+		err := d.probe(ctx, conf)
+		if ctx.Err() != nil || d.judge(err) {
+			return
+		}
 	}
 }
 
 // judge draws the consequence of a probe, and tells whether it settles the matter.
 func (d *door) judge(err error) bool {
+	log := d.log.With(zap.String("door", d.name))
+	if err == nil {
+		d.guard.set(guardOpen, "")
+		log.Info("next hop is there", zap.String("offers", d.next().Reply().String()))
+		return true
+	}
 	var relays *RelayError
 	switch {
-	case err == nil:
-		if d.guard != nil {
-			d.guard.set(guardOpen, "")
-		}
-		d.log.Info("backend is there", zap.String("door", d.name), zap.String("offers", d.next().Reply().String()))
-		return true
+	case d.guard == nil:
+		log.Warn("next hop does not answer yet; mail for it hears 451", zap.Error(err))
 	case errors.As(err, &relays):
 		d.guard.set(guardRelays, err.Error())
-		d.log.Error("backend would be an open relay", zap.String("door", d.name), zap.Error(err))
-		return true
+		log.Error("backend would be an open relay; clients hear 421", zap.Error(err))
 	case errors.Is(err, errNoVerdict):
 		d.guard.set(guardOpen, "")
-		d.log.Warn("backend may be a relay; it is asked again", zap.String("door", d.name), zap.Error(err))
-		return false
-	}
-	if d.guard != nil {
+		log.Warn("backend may be a relay; it is asked again", zap.Error(err))
+	default:
 		d.guard.set(guardAsking, err.Error())
+		log.Warn("backend cannot be asked yet; clients hear 421", zap.Error(err))
 	}
-	d.log.Warn("backend cannot be asked yet; the door stays shut", zap.String("door", d.name), zap.Error(err))
 	return false
 }

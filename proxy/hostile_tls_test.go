@@ -239,6 +239,38 @@ func TestHostileHopFailsTLS(t *testing.T) {
 	})
 }
 
+// The same behind us: a stranger hears no more than that it must come again.
+func TestHostileBackendSpeaksBeforeTLS(t *testing.T) {
+	for level, want := range map[string]string{"may": "250 ", "encrypt": "451 4.3.2 Slipstream: mail system not available", "verify": "451 4.3.2 Slipstream: mail system not available"} {
+		t.Run(level, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cert := newTestCert(t, "backend.example")
+				hop := &refpeer.Server{Keywords: refpeer.Modern(), TLS: cert.server(), Behave: func(ev refpeer.Event) refpeer.Action {
+					if ev.Verb != "STARTTLS" {
+						return refpeer.Action{}
+					}
+					return refpeer.Action{Reply: "220 go\r\n250-backend.example\r\n250 XCLIENT NAME ADDR\r\n"}
+				}}
+				h := newHostile(t, hop, func(_ *Config, in *InboundConfig) {
+					in.BackendTLS, in.BackendTLSName, in.BackendCAFile = level, "backend.example", cert.certFile
+				})
+				c := h.greeted()
+				c.talk(hostileMail, want+" | "+want, "RSET", "250 ")
+				for _, line := range h.heard() {
+					if level != "may" && line != "STARTTLS" {
+						t.Errorf("the backend heard %q in clear", line)
+					}
+				}
+				for _, conn := range hop.Connections() {
+					if conn.TLS != 0 {
+						t.Error("TLS went on over what was said before it")
+					}
+				}
+			})
+		})
+	}
+}
+
 // The words may also come in a segment of their own, where a ServerHello is due.
 func TestHostileHopSpeaksInPlaceOfTLS(t *testing.T) {
 	for _, level := range []string{"may", "encrypt"} {

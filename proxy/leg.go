@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
+
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
@@ -38,8 +40,10 @@ type envelope struct {
 	// back. mailed is nil where MAIL was answered before.
 	mailed   func(r smtpwire.Reply) (gone bool)
 	answered func(i int, r smtpwire.Reply) (gone bool)
-	// forget takes back the answers of a hop that did not see the envelope through.
-	forget func()
+	// forget takes back the answers of a hop that did not see the envelope
+	// through. It returns false, and takes nothing back, when one has left for the
+	// client meanwhile.
+	forget func() bool
 	// release sends the client what is answered so far. It returns true when an
 	// answer has left.
 	release func() (gone bool)
@@ -100,7 +104,9 @@ func (l *leg) begin(ctx context.Context, e envelope) error {
 		if done {
 			return err
 		}
-		last = err
+		if ctx.Err() == nil || last == nil || !errors.Is(err, context.Cause(ctx)) { // what a hop said tells more
+			last = err
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
@@ -121,13 +127,13 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 	if end, ok := ctx.Deadline(); ok {
 		p.end = end
 	}
-	p.key = l.key()
+	p.key, l.peer = l.key(), p
 	l.tx.s.door.learn(p.pipe.EHLO())
 	l.mail, l.accepted, l.dataSaid, l.ready = smtpwire.Reply{}, nil, smtpwire.Reply{}, false
 	err = l.speak(p, e, true)
 	p.end = time.Time{}
 	if l.gone || l.sent && !l.outcome.refused() || err == nil && !l.elsewhere() {
-		l.peer, l.begun = p, true
+		l.begun = true
 		l.tx.connected(p)
 		return true, err
 	}
@@ -139,8 +145,13 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 		}
 		err = &refusalError{reply: said.WithEnhanced()}
 	}
-	e.forget()
-	l.accepted = nil
+	if !e.forget() {
+		// Another leg's answers took ours along to the client.
+		l.gone, l.begun = true, true
+		l.tx.connected(p)
+		return true, err
+	}
+	l.peer, l.accepted = nil, nil
 	l.tx.note(err)
 	p.quit()
 	return false, err
@@ -235,8 +246,17 @@ func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
 	}
 }
 
-// commit sends the message and keeps the outcome.
-func (l *leg) commit(t *transaction, m *message) {
+// commit sends the message and keeps the outcome. end is when the final reply
+// must be there.
+func (l *leg) commit(ctx context.Context, m *message, end time.Time) {
+	if !l.sent && !l.peer.quiet() {
+		// The hop has not waited for a client that took its time. Nothing of the
+		// text was said to it, so it may be asked again (P2).
+		if l.err = l.again(ctx, end); l.err != nil {
+			l.outcome = outcome{err: l.err}
+			return
+		}
+	}
 	n := len(l.accepted)
 	switch {
 	case l.sent:
@@ -247,12 +267,43 @@ func (l *leg) commit(t *transaction, m *message) {
 		l.outcome = outcome{replies: repeat(composed(554, "5.6.3",
 			"the next hop takes 7-bit text only, and this message is not"), n)}
 	default:
-		l.outcome = l.peer.text(m, n, l.ready)
+		l.outcome = l.peer.text(m, n, l.ready, end)
 		l.ready = false
 	}
 	if l.outcome.err != nil {
-		t.note(l.outcome.err)
+		l.tx.note(l.outcome.err)
 	}
+}
+
+// errOtherMind: asked again, the hop did not take everyone it had taken before.
+// Who hears what cannot be mended now; the client's next attempt will tell.
+var errOtherMind = errors.New("the connection was lost, and asked again the next hop answered otherwise")
+
+// again asks a new connection for all that the old one had accepted.
+func (l *leg) again(ctx context.Context, end time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	l.tx.note(l.peer.fail("receiving the message from the client", errors.New("it did not wait")))
+	l.tx.rec.done(l.peer)
+	l.peer.close()
+	want := l.accepted
+	l.peer, l.begun, l.gone, l.accepted = nil, false, false, nil
+	e := envelope{release: func() bool { return false }, forget: func() bool { return true }}
+	for _, rc := range want {
+		e.rcpts = append(e.rcpts, rc.cmd)
+	}
+	e.answered = func(i int, r smtpwire.Reply) bool {
+		if r.Class() == 2 {
+			l.accepted = append(l.accepted, want[i])
+		}
+		return false
+	}
+	err := l.begin(ctx, e)
+	if err == nil && len(l.accepted) != len(want) {
+		err = errOtherMind
+	}
+	l.accepted = want // in doubt or not, they are to hear of it
+	return err
 }
 
 // mustConvert: the client was promised 8BITMIME and used it, and this hop does
@@ -275,5 +326,22 @@ func (l *leg) abandon() {
 	if l.peer != nil && l.ready {
 		l.peer.close()
 		l.ready = false
+	}
+}
+
+// errBroke is an error in Slipstream itself.
+var errBroke = errors.New("an internal error, which is in the log")
+
+// survive keeps an error of ours on one leg from ending everything. Nobody knows
+// how far it came, so its recipients hear 451.
+func (l *leg) survive() {
+	if r := recover(); r != nil {
+		d := l.tx.s.door
+		d.metrics.panicked(d.name)
+		d.log.Error("a leg broke by an error in Slipstream", zap.String("S", l.tx.id), zap.Any("panic", r), zap.Stack("stack"))
+		l.err = errBroke
+		for _, rc := range l.accepted {
+			rc.final = l.tx.failed(errBroke)
+		}
 	}
 }

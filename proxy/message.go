@@ -39,6 +39,9 @@ func (m *message) appendTo(b []byte) ([]byte, error) {
 // Write takes the next octets of the body: into the spool, while the header
 // section is watched.
 func (m *message) Write(p []byte) (int, error) {
+	if len(m.prefix) > 0 && m.head.seen == 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t') {
+		return 0, errBlankLed
+	}
 	if err := m.head.scan(p); err != nil {
 		return 0, err
 	}
@@ -51,6 +54,10 @@ var errHeaderTooLarge = errors.New("the header section is too large")
 // errTooManyHops: the message has been through so many hands that it must be
 // going in circles (RFC 5321 §6.3).
 var errTooManyHops = errors.New("too many hops: the message is probably in a loop")
+
+// errBlankLed: the text begins with a blank, so that its first line would continue
+// the field that we put above it.
+var errBlankLed = errors.New("the message begins with a blank")
 
 // A headScan reads along while a message arrives, as far as its header section
 // goes, and counts its Received fields. It holds one line's beginning at most.
@@ -126,6 +133,8 @@ func bodyRefusal(err error, m *message) (smtpwire.Reply, bool) {
 		return composed(552, "5.3.4", fmt.Sprintf("message refused: its header section exceeds %d octets", m.head.maxSize)), true
 	case errors.Is(err, errTooManyHops):
 		return composed(554, "5.4.6", fmt.Sprintf("too many hops (more than %d Received fields): mail loop", m.head.maxReceived)), true
+	case errors.Is(err, errBlankLed):
+		return composed(554, "5.6.0", "message refused: its first line begins with a blank and is no header field"), true
 	case errors.As(err, &spooled):
 		return composed(452, "4.3.1", "insufficient system storage"), true
 	}

@@ -22,6 +22,8 @@ type Metrics struct {
 	smuggling    *prometheus.CounterVec
 	handshakes   *prometheus.CounterVec
 	inDoubt      *prometheus.CounterVec
+	fallbacks    *prometheus.CounterVec
+	panics       *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -41,6 +43,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		smuggling:    counter("smuggling_blocked_total", "Messages refused for a bare CR, a bare LF or a NUL.", "door", "what"),
 		handshakes:   counter("tls_handshakes_failed_total", "TLS handshakes with clients that failed.", "door"),
 		inDoubt:      counter("in_doubt_total", "Messages sent whole whose final reply never came.", "door"),
+		fallbacks:    counter("tls_fallbacks_total", "Connections to next hops that went on in clear because their TLS failed.", "door"),
+		panics:       counter("panics_total", "Sessions that a programming error of ours ended.", "door"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "slipstream", Name: "connections",
 			Help: "Clients that are in now."}, []string{"door"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "slipstream", Name: "transaction_seconds",
@@ -50,6 +54,24 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	reg.MustRegister(m.open, m.seconds)
 	return m
 }
+
+// prepare makes a door's counters appear with the value 0.
+func (m *Metrics) prepare(door string) {
+	for _, c := range []*prometheus.CounterVec{m.connections, m.octets, m.trips, m.handshakes, m.inDoubt, m.fallbacks, m.panics} {
+		c.WithLabelValues(door)
+	}
+	m.open.WithLabelValues(door)
+	for _, status := range []string{"sent", "deferred", "bounced", "mixed", "refused", "aborted"} {
+		m.transactions.WithLabelValues(door, status)
+	}
+	for _, what := range []smtpwire.Reason{smtpwire.BareCR, smtpwire.BareLF, smtpwire.NUL} {
+		m.smuggling.WithLabelValues(door, what.String())
+	}
+}
+
+func (m *Metrics) fellBack(door string) { m.fallbacks.WithLabelValues(door).Inc() }
+
+func (m *Metrics) panicked(door string) { m.panics.WithLabelValues(door).Inc() }
 
 func (m *Metrics) entered(door string) {
 	m.connections.WithLabelValues(door).Inc()

@@ -42,6 +42,7 @@ type peer struct {
 	times  *TimeoutsConfig
 	end    time.Time // when the stage under way must be over; zero: no such end
 
+	fallback error    // why it is in clear, where TLS was offered and failed
 	verified bool     // the certificate stood the check that "verify" asks for
 	open     bool     // a MAIL of ours may be in force there: RSET goes before the next one
 	used     int      // transactions that were begun here
@@ -107,6 +108,9 @@ var errSurplus = errors.New("the other side sent more replies than there were co
 // reply to got in the order of the commands. An error means that the
 // conversation broke; a refusal by the hop is a reply like any other.
 func (p *peer) do(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
+	if p.pipe.Confirmed() && p.pipe.Waiting() == 0 && !p.quiet() {
+		return p.unasked(during)
+	}
 	p.pipe.Queue(cmds...)
 	for i := 0; i < len(cmds); i++ {
 		if p.surplus() {
@@ -141,6 +145,18 @@ func (p *peer) do(during string, limit time.Duration, cmds []smtpwire.Command, g
 
 // surplus tells whether the hop said something though it was asked nothing.
 func (p *peer) surplus() bool { return p.pipe.Waiting() == 0 && p.r.Buffered() != 0 }
+
+// unasked describes a hop that is out of step before we have said anything: it
+// closed, or it spoke, and then that is the best reason there is.
+func (p *peer) unasked(during string) error {
+	p.wire.wait(during, lastWordsWait)
+	r, err := p.r.ReadReply()
+	if err != nil {
+		return p.fail(during, err)
+	}
+	p.broken = true
+	return p.unwilling(during, r)
+}
 
 // one sends a single command and returns its reply.
 func (p *peer) one(during string, limit time.Duration, c smtpwire.Command) (smtpwire.Reply, error) {
@@ -283,8 +299,9 @@ type outcome struct {
 // text sends the message behind the accepted recipients and waits for the final
 // words. With CHUNKING it goes as one BDAT, in one flight (RFC 3030); else DATA
 // is asked for first, unless ready says that the hop is waiting for the text.
-func (p *peer) text(m *message, finals int, ready bool) outcome {
-	p.end = time.Now().Add(p.times.DataDone)
+// end is when the final words must be there.
+func (p *peer) text(m *message, finals int, ready bool, end time.Time) outcome {
+	p.end = end
 	defer func() { p.end = time.Time{} }()
 	var err error
 	if p.has("CHUNKING") && !ready {
@@ -415,17 +432,23 @@ func (p *peer) finalReplies(finals int) outcome {
 	return outcome{replies: replies}
 }
 
+// maxSurplus bounds the replies that are looked at behind a verdict.
+const maxSurplus = 8
+
 // contradicts tells whether a hop that is out of step says anything else behind
 // its verdict. Which of the two meant the message cannot be known (P1, P2).
 func (p *peer) contradicts(verdict smtpwire.Reply) bool {
-	for p.r.Buffered() != 0 {
-		p.wire.wait(duringFinal, lastWordsWait)
+	p.wire.wait(duringFinal, lastWordsWait) // for all of them
+	for range maxSurplus {
+		if p.r.Buffered() == 0 {
+			return false
+		}
 		r, err := p.r.ReadReply()
 		if err != nil || (r.Class() == 2) != (verdict.Class() == 2) {
 			return true
 		}
 	}
-	return false
+	return true
 }
 
 // finalOf is the outcome of a text that left with its envelope.
@@ -439,28 +462,52 @@ func (o outcome) refused() bool {
 	return !o.inDoubt && len(o.replies) > 0 && o.replies[0].Class() >= 4
 }
 
-// quiet tells whether nothing waits to be read on an idle connection: no FIN,
-// no 421, no reply that would shift all later ones.
+// peekWait is how long TLS may take to look at records that are here already.
+const peekWait = time.Millisecond
+
+// quiet tells whether nothing waits to be read on a connection that was asked
+// nothing: no FIN, no 421, no reply that would shift all later ones.
 func (p *peer) quiet() bool {
 	if p.broken || p.r.Buffered() != 0 {
 		return false
 	}
+	readable := p.readable()
+	if p.tls == nil {
+		return !readable
+	}
+	// What can be read below TLS may be a ticket, which is no word; and what TLS
+	// has read ahead cannot be seen below it.
+	end := longAgo()
+	if readable {
+		end = time.Now().Add(peekWait)
+	}
+	_ = p.wire.SetDeadline(end) // fails only on a closed connection, which Poll reports
+	n, err := p.r.Poll()
+	var wait *waitError
+	return n == 0 && errors.As(err, &wait)
+}
+
+// readable tells whether a read from the wire would return at once.
+func (p *peer) readable() bool {
+	if c, ok := p.wire.Conn.(interface{ Readable() bool }); ok {
+		return c.Readable() // a simulated connection knows without a socket
+	}
 	sc, ok := p.wire.Conn.(syscall.Conn)
 	if !ok {
-		return true // not a socket; if it died, the next flight tells
+		return false // not a socket; if it died, the next flight tells
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return false
+		return true
 	}
-	quiet := false
+	nothing := false
 	err = raw.Read(func(fd uintptr) bool {
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		quiet = errors.Is(err, syscall.EAGAIN)
+		nothing = errors.Is(err, syscall.EAGAIN)
 		return true
 	})
-	return err == nil && quiet
+	return err != nil || !nothing
 }
 
 // quit ends the connection politely where it is in step, and at once where not.

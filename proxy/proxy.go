@@ -42,9 +42,10 @@ type Proxy struct {
 	listen  func(ctx context.Context, addr string) (net.Listener, error)
 	done    func(Summary)
 
-	gate  *gate
-	wires *wireSet
-	ids   atomic.Uint64
+	gate     *gate
+	goodbyes chan struct{} // one for each client that is being turned away
+	wires    *wireSet
+	ids      atomic.Uint64
 
 	base   context.Context // of every session; ends when a shutdown cuts them
 	cancel context.CancelFunc
@@ -80,7 +81,7 @@ type way struct {
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
 		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, listen: o.Listen, done: o.Done,
-		gate: newGate(), wires: newWireSet(),
+		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
 		config: cfg,
 	}
@@ -192,11 +193,28 @@ func (p *Proxy) openPorts(ctx context.Context, pl *plan) (map[string]*port, erro
 		ln, err := p.listen(ctx, pp.addr)
 		if err != nil {
 			closePorts(opened)
-			return nil, fmt.Errorf("door %q cannot open %s: %w", pp.door.name, pp.addr, err)
+			return nil, fmt.Errorf("door %q cannot open %s: %w%s", pp.door.name, pp.addr, err, p.heldByUs(pp.addr))
 		}
 		opened[pp.addr] = &port{ln: ln}
 	}
 	return opened, nil
+}
+
+// heldByUs explains why an address may be taken by ourselves: from ":25" to
+// "192.0.2.1:25" and back there is no way without closing the one before.
+func (p *Proxy) heldByUs(addr string) string {
+	_, number, err := net.SplitHostPort(addr)
+	if err != nil || number == "0" {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for own := range p.ports {
+		if _, n, err := net.SplitHostPort(own); err == nil && n == number {
+			return " (a door of ours is open at " + own + "; this change needs a restart)"
+		}
+	}
+	return ""
 }
 
 func closePorts(ports map[string]*port) {
@@ -219,12 +237,14 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 	for addr, pt := range p.ports {
 		if wanted[addr] == nil {
 			_ = pt.ln.Close()
-			p.log.Info("door closed", zap.String("listen", addr))
+			p.log.Info("not listening any more", zap.String("listen", addr))
 		}
 	}
-	p.config, p.doors, p.ports = pl.config, pl.doors, wanted
+	p.config, p.doors, p.ports, p.spools = pl.config, pl.doors, wanted, pl.spools
+	p.checkSpool()
+	p.prepareMetrics()
 	for addr, pt := range opened {
-		p.log.Info("door open", zap.String("door", pt.way.Load().door.name), zap.String("listen", addr))
+		p.log.Info("listening", zap.String("door", pt.way.Load().door.name), zap.String("listen", addr))
 		p.work.Go(func() { p.accept(pt) })
 	}
 }
@@ -313,6 +333,30 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	}
 	p.cancel()
 	return err
+}
+
+// checkSpool warns where large bodies will find no room, or not the room that
+// was meant for them. Called with p.mu held.
+func (p *Proxy) checkSpool() {
+	dir := p.spools.dir
+	if dir != p.config.SpoolDir && dir != filepath.Join(p.config.StateDir, "spool") {
+		p.log.Warn("the state directory cannot be used; large messages are spooled elsewhere",
+			zap.String("state_dir", p.config.StateDir), zap.String("spool", dir))
+	}
+	f, err := unnamedFile(dir)
+	if err != nil {
+		p.log.Warn("the spool directory cannot be written to; large messages hear 452", zap.String("spool", dir), zap.Error(err))
+		return
+	}
+	_ = f.Close() // it has no name and is gone
+}
+
+// prepareMetrics makes every counter of every door appear at once, so that the
+// first event is seen as an increase. Called with p.mu held.
+func (p *Proxy) prepareMetrics() {
+	for _, d := range p.doors {
+		p.metrics.prepare(d.name)
+	}
 }
 
 // spoolDir is where large bodies go: the directory that is configured, one under

@@ -22,6 +22,7 @@ type record struct {
 	trips    int
 	used     int // how many transactions the connection had carried, this one included
 	asked    time.Time
+	ended    string    // why it ended without a text, if it did
 	textAt   time.Time // the first octet of text was expected
 	commitAt time.Time // the text was complete
 }
@@ -71,6 +72,32 @@ func (t *transaction) status() string {
 	case bounced > 0 && deferred > 0:
 		return "mixed"
 	case bounced > 0:
+		return "bounced"
+	}
+	return "deferred"
+}
+
+// refusedAll tells whether every recipient was refused, and gives the last
+// refusal.
+func (t *transaction) refusedAll() (status string, said smtpwire.Reply, ok bool) {
+	for _, rc := range t.rcpts {
+		if rc.accepted() || rc.reply.Class() < 4 {
+			return "", said, false
+		}
+		switch word := refusedStatus(rc.reply); status {
+		case "", word:
+			status = word
+		default:
+			status = "mixed"
+		}
+		said = rc.reply
+	}
+	return status, said, status != ""
+}
+
+// refusedStatus is the word for a refusal.
+func refusedStatus(r smtpwire.Reply) string {
+	if r.Class() == 5 {
 		return "bounced"
 	}
 	return "deferred"
@@ -130,11 +157,14 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.Int("trips", sum.Trips),
 		zap.String("dsn", dsn),
 		zap.String("status", status),
-		zap.String("reply", said.String()),
+		zap.String("reply", replied(said)),
 		zap.String("client", s.client.addr.String()),
 		zap.String("helo", s.client.helo),
 		zap.String("client_tls", describeTLS(s.client.tls)),
 		zap.Int64("size", sum.Octets),
+	}
+	if t.rec.ended != "" {
+		fields = append(fields, zap.String("ended", t.rec.ended))
 	}
 	if sum.InDoubt {
 		fields = append(fields, zap.Bool("in_doubt", true))
@@ -150,6 +180,14 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 	if s.door.done != nil {
 		s.door.done(sum)
 	}
+}
+
+// replied is a reply for the log; the zero reply is none.
+func replied(r smtpwire.Reply) string {
+	if r.IsZero() {
+		return ""
+	}
+	return r.String()
 }
 
 // maxListed bounds how many recipients one log line names.

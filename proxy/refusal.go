@@ -150,3 +150,32 @@ func spoken(r smtpwire.Reply, hop string) smtpwire.Reply {
 	}
 	return composed(451, code, hop+" said: "+r.String())
 }
+
+// Bounds on the words of a hop that we repeat, and on those that we remember of
+// a recipient for the log.
+const (
+	maxRepeated = 4096
+	maxBrief    = 512
+)
+
+// shortened leaves out the lines of a reply that are beyond all reason: a
+// thousand recipients may each have one.
+func shortened(r smtpwire.Reply) smtpwire.Reply {
+	size := 0
+	for i, line := range r.Lines {
+		if size += len(line); size > maxRepeated && i > 0 {
+			r.Lines = r.Lines[:i:i]
+			break
+		}
+	}
+	return r
+}
+
+// brief is what the log keeps of a reply: its first line, within bounds.
+func brief(r smtpwire.Reply) smtpwire.Reply {
+	if len(r.Lines) == 0 {
+		return r
+	}
+	line := r.Lines[0]
+	return smtpwire.Reply{Code: r.Code, Lines: []string{strings.Clone(line[:min(len(line), maxBrief)])}}
+}

@@ -47,6 +47,11 @@ func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 	if size, ok := declaredSize(mail); ok && limit > 0 && size > limit {
 		return composed(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", limit))
 	}
+	if ok, why := s.door.guard.open(); !ok {
+		s.over = true
+		s.log.Warn("door was shut meanwhile", zap.String("why", why))
+		return composed(421, "4.3.2", s.door.hostname+" is not ready, please try again later")
+	}
 	if s.count >= s.door.limits.MaxTransactions {
 		s.over = true
 		return s.enough()
@@ -104,13 +109,20 @@ func (b *batch) fill(i int, r smtpwire.Reply) (gone bool) {
 	return i < b.said
 }
 
-// clear takes an answer back that has not left yet.
-func (b *batch) clear(i int) {
+// clear takes answers back, all of them or, where one has left for the client,
+// none. It returns whether it did.
+func (b *batch) clear(slots []int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i >= b.said {
+	for _, i := range slots {
+		if i < b.said && b.slots[i].Code != 0 {
+			return false
+		}
+	}
+	for _, i := range slots {
 		b.slots[i] = smtpwire.Reply{}
 	}
+	return true
 }
 
 // now sends what is answered so far. It returns true when an answer has left.
@@ -165,7 +177,7 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 			b.fill(i, composed(503, "5.5.1", "MAIL was not accepted"))
 		}
 		if b.rcpts[i] != nil {
-			b.rcpts[i].reply = b.slots[i]
+			b.rcpts[i].reply = brief(b.slots[i])
 		}
 		if passed[i] {
 			s.seq.Answered(c, b.slots[i])
@@ -226,7 +238,10 @@ func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []i
 	}
 	var wg sync.WaitGroup
 	for _, g := range groups {
-		wg.Go(func() { t.askLeg(ctx, b, g, smtpwire.Command{}) })
+		wg.Go(func() {
+			defer g.leg.survive()
+			t.askLeg(ctx, b, g, smtpwire.Command{})
+		})
 	}
 	wg.Wait()
 }
@@ -303,11 +318,7 @@ func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) enve
 		return b.fill(g.slots[i], r)
 	}
 	e.release = b.now
-	e.forget = func() {
-		for _, slot := range g.slots {
-			b.clear(slot)
-		}
-	}
+	e.forget = func() bool { return b.clear(g.slots) }
 	return e
 }
 
@@ -321,7 +332,7 @@ func (t *transaction) worded(l *leg, r smtpwire.Reply) smtpwire.Reply {
 		}
 		r = spoken(r, label)
 	}
-	return r.WithEnhanced()
+	return shortened(r.WithEnhanced())
 }
 
 // failed is the reply for an error; without one MAIL was refused and says so.
@@ -403,6 +414,17 @@ func (t *transaction) legFor(r route.Route) *leg {
 // maxLegs bounds the destinations, and so the connections, of one transaction.
 const maxLegs = 50
 
+// asciiLower folds what every domain may be folded by. More (sharp s and its
+// like) is for the route to say, which knows the rules for such names.
+func asciiLower(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'A' && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
+}
+
 // maxLookUps bounds how many destinations of one flight are looked up at a time.
 const maxLookUps = 16
 
@@ -419,7 +441,7 @@ func (t *transaction) lookUp(ctx context.Context, b *batch, asked []int) map[int
 	turn := make(chan struct{}, maxLookUps)
 	for _, i := range asked {
 		to := b.cmds[i].Path
-		domain := strings.ToLower(to.Domain)
+		domain := asciiLower(to.Domain)
 		slotDomain[i] = domain
 		if byDomain[domain] != nil {
 			continue
@@ -495,6 +517,7 @@ func (t *transaction) announced() string {
 func (t *transaction) note(err error) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
+	t.rec.asked = time.Now()
 	if len(t.notes) < maxNotes {
 		t.notes = append(t.notes, err)
 	}
@@ -509,11 +532,22 @@ func (t *transaction) connected(p *peer) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.rec.hop(p)
+	if p.fallback != nil {
+		t.notes = append(t.notes, p.fallback)
+		t.s.door.metrics.fellBack(t.s.door.name)
+		p.fallback = nil // it is told once
+	}
 }
 
-// abort ends a transaction without a message.
+// abort ends a transaction without a message. Where no recipient was accepted,
+// their refusals are what became of it.
 func (t *transaction) abort(why string) {
-	t.finish("aborted", smtpwire.Reply{Code: 0, Lines: []string{why}})
+	t.rec.ended = why
+	status, said, ok := t.refusedAll()
+	if !ok {
+		status, said = "aborted", smtpwire.Reply{}
+	}
+	t.finish(status, said)
 }
 
 // finish closes the transaction: connections are kept or closed, the body is

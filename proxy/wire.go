@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -149,7 +150,7 @@ type waitError struct {
 }
 
 func (e *waitError) Error() string {
-	return fmt.Sprintf("no progress in %v while waiting for %s", e.limit, e.what)
+	return fmt.Sprintf("no progress in %v while waiting for %s", e.limit, strings.TrimPrefix(e.what, "waiting for "))
 }
 
 // Timeout and Temporary make a waitError a [net.Error].

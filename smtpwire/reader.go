@@ -75,6 +75,21 @@ func (r *Reader) Buffered() int {
 	return r.w - r.r
 }
 
+// Poll reads once from the source if nothing is buffered, and returns the number
+// of octets that are buffered then. It is for finding out whether there is
+// anything to read at all: the caller sets a deadline that keeps it from
+// waiting, and takes that error for no.
+func (r *Reader) Poll() (int, error) {
+	if r.broken != nil {
+		return r.Buffered(), r.broken
+	}
+	if r.Buffered() > 0 {
+		return r.Buffered(), nil
+	}
+	err := r.fill(false)
+	return r.Buffered(), err
+}
+
 // Discard drops what is buffered and returns how many octets that were. Around
 // STARTTLS anything but 0 is an attempt to carry clear text into the protected
 // session: https://www.rfc-editor.org/rfc/rfc3207#section-4.2.

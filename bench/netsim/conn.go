@@ -46,6 +46,16 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 }
 
+// Readable reports whether a Read would return at once: with data, or with the
+// other side's end.
+func (c *Conn) Readable() bool {
+	e := c.end
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	now := time.Now()
+	return e.closed || e.unread(now) || e.finished(now) || come(e.resetAt, now)
+}
+
 // Write sends p as one segment and returns at once, unless the window is full:
 // then it waits for the peer to read, and sends in pieces. Concurrent writes do
 // not mix. After a reset the error wraps syscall.ECONNRESET the first time, if

@@ -24,7 +24,7 @@ once, each with its line and column. Then certificates, ports, privileges, limit
 and the servers are asked that the service depends on: name servers, backends (what they offer, and whether they would
 relay for strangers) and relays. No message is sent. A service that runs may go on meanwhile.
 
-Exit codes: 0 nothing failed, 1 something did, 2 wrong command line.`
+Exit codes: 0 nothing failed, 1 something did, 64 wrong command line.`
 }
 
 // Run checks and prints a line for each finding.

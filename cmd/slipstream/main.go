@@ -31,7 +31,7 @@ type cli struct {
 // Exit codes.
 const (
 	exitFailed = 1
-	exitUsage  = 2
+	exitUsage  = 64 // EX_USAGE of sysexits.h; 2 is what a Go program that broke exits with
 	exitConfig = 78 // EX_CONFIG of sysexits.h: another start will not help
 )
 

@@ -35,7 +35,7 @@ func (*probeCmd) Help() string {
 The last lines tell what one small message to one recipient costs in round trips: in lock step, with PIPELINING, and with
 CHUNKING (BDAT) as well; from the first packet to the final reply, and on a connection that is warm.
 
-Exit codes: 0 every host answered in full, 1 one did not, 2 wrong command line.`
+Exit codes: 0 every host answered in full, 1 one did not, 64 wrong command line.`
 }
 
 // Run probes and prints what was found.

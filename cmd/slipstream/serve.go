@@ -36,7 +36,7 @@ limits.shutdown_timeout, and end the process; a second one cuts what is left.
 
 Under systemd use Type=notify-reload and, if you like, WatchdogSec.
 
-Exit codes: 0 stopped as told, 1 could not start or broke, 2 wrong command line, 78 wrong configuration.`
+Exit codes: 0 stopped as told, 1 could not start or broke, 64 wrong command line, 78 wrong configuration.`
 }
 
 // Run serves until a signal ends it.
