@@ -265,19 +265,11 @@ func (t *transaction) commitLeg(ctx context.Context, l *leg, m *message, end tim
 			rc.final = t.worded(l, l.outcome.replies[i])
 		case l.outcome.inDoubt:
 			// P2: it may have been taken. The client tries again, we do not.
-			rc.final = composed(451, "4.4.2", "outcome unknown, please try again: "+t.reason(l))
+			rc.final = t.failed(&doubtError{l.outcome.err})
 		default:
 			rc.final = t.failed(l.outcome.err)
 		}
 	}
-}
-
-// reason is what a client may know of why a leg failed.
-func (t *transaction) reason(l *leg) string {
-	if t.s.door.inbound {
-		return "S=" + t.id
-	}
-	return l.outcome.err.Error()
 }
 
 // verdict says the final replies and closes the transaction.

@@ -614,3 +614,71 @@ func hopsRcpts(n int) []string {
 	}
 	return lines
 }
+
+// A hop that does not wait for a client which takes its time over the text is
+// asked again: it has heard nothing of the message yet.
+func TestHopsDiesWhileClientSends(t *testing.T) {
+	for name, end := range map[string]func(*netsim.Conn){
+		"FIN": func(conn *netsim.Conn) { _ = conn.Close() },
+		"RST": func(conn *netsim.Conn) { conn.Reset() },
+		"421": func(conn *netsim.Conn) { _, _ = conn.Write([]byte("421 4.4.2 too slow\r\n")); _ = conn.Close() },
+	} {
+		for _, inbound := range []bool{true, false} {
+			for _, kind := range failKinds() {
+				for _, pipelined := range []bool{false, true} { // DATA travels with the envelope, so that the hop waits for the text
+					for _, changed := range []bool{false, true} {
+						t.Run(fmt.Sprintf("%s/inbound=%v/%s/pipelined=%v/changed=%v", name, inbound, kind.name, pipelined, changed), func(t *testing.T) {
+							synctest.Test(t, func(t *testing.T) { hopsSlowClient(t, failSetup{inbound: inbound, kind: kind}, end, pipelined, changed) })
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+// hopsSlowClient ends the hop's connection in the middle of the text. changed:
+// asked again, the hop refuses the recipient.
+func hopsSlowClient(t *testing.T, s failSetup, end func(*netsim.Conn), pipelined, changed bool) {
+	b := newFailBench(t, s)
+	c := b.client(b.at)
+	c.ask("EHLO client.example", "250")
+	flight := []string{"MAIL FROM:<slow@client.example>", "RCPT TO:<one@example.org>", "DATA"}
+	for i, line := range flight {
+		if !pipelined {
+			c.say(line)
+		} else if i == 0 {
+			c.say(flight...)
+		}
+		c.want(map[bool]string{true: "354 ", false: "250 "}[i == 2])
+	}
+	c.raw(failText("slow")[:20])
+	time.Sleep(time.Minute)
+	end(b.listener.newest())
+	if changed {
+		b.fault.Store(&failFault{at: func(ev refpeer.Event) bool { return ev.Verb == "RCPT" },
+			do: func(refpeer.Event) refpeer.Action { return refpeer.Say("550 5.1.1 gone meanwhile") }})
+	}
+	time.Sleep(time.Minute)
+	c.raw(strings.ReplaceAll(failText("slow")[20:], "\r\n.", "\r\n..") + ".\r\n")
+	want, sent := "250 2.0.0 taken", 1
+	if changed {
+		want, sent = "451 4.", 0
+	}
+	if s.kind.old && !changed {
+		want = "250 2.0.0 taken" // the enhanced code is ours
+	}
+	if d := took(func() { c.want(want) }); d > 2*time.Second {
+		t.Errorf("answered after %v", d)
+	}
+	c.ask("NOOP", "250 2.0.0 ok")
+	if n := len(b.hop.Messages()); n != sent || len(b.hop.Refused()) > 0 {
+		t.Errorf("the hop has %d messages, want %d", n, sent)
+	}
+	if err := b.truthful("slow", failResult{}); err != nil {
+		t.Error(err)
+	}
+	if v := b.hop.Violations(); len(v) > 0 {
+		t.Error(v)
+	}
+}

@@ -221,6 +221,7 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 	if p.textOut {
 		l.sent = true
 		if err != nil && (len(l.outcome.replies) == 0 || p.contradicts(l.outcome.replies[0])) {
+			err = &doubtError{err} // for recipients, too, that were not answered
 			l.outcome = outcome{inDoubt: true, err: err}
 		}
 	}

@@ -49,6 +49,14 @@ type refusalError struct{ reply smtpwire.Reply }
 
 func (e *refusalError) Error() string { return "refused: " + e.reply.String() }
 
+// A doubtError is trouble with a hop that has every octet of the message: it may
+// or may not have taken it (P2).
+type doubtError struct{ err error }
+
+func (e *doubtError) Error() string { return e.err.Error() }
+
+func (e *doubtError) Unwrap() error { return e.err }
+
 // refusal is the one place where an error becomes a reply. For strangers
 // (inbound clients) it names no host of ours: the details are in the log under
 // the session's id, which the reply quotes.
@@ -56,6 +64,14 @@ func refusal(err error, stranger bool, session string) smtpwire.Reply {
 	var refused *refusalError
 	if errors.As(err, &refused) {
 		return refused.reply
+	}
+	var doubt *doubtError
+	if errors.As(err, &doubt) {
+		why := doubt.Error()
+		if stranger {
+			why = "S=" + session
+		}
+		return composed(451, "4.4.2", "outcome unknown, please try again: "+why)
 	}
 	if stranger {
 		return composed(451, strangerCode(err), "mail system not available, please try again later (S="+session+")")
