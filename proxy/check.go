@@ -236,10 +236,24 @@ func (c *check) hop(ctx context.Context, d *door, conf *InboundConfig, about str
 	case errors.Is(err, errNoVerdict):
 		c.say(Doubtful, about, "%s: %s: %v; the door would open and the backend be asked again", d.name, to, err)
 	case err != nil:
-		c.say(Failed, about, "%s: %v; start it, or correct %s", d.name, err, about)
+		c.say(Failed, about, "%s: %v%s", d.name, err, hopAdvice(err, about))
 	default:
 		c.say(Fine, about, "%s: %s answers, %s%s", d.name, to, offers(d.next()), relaying(d, conf))
 	}
+}
+
+// hopAdvice says what to do about a hop that cannot be used, where its error does
+// not say it already.
+func hopAdvice(err error, about string) string {
+	var policy *policyError
+	var peer *peerError
+	switch {
+	case errors.As(err, &policy):
+		return "; mend TLS there, or change the TLS keys of this door"
+	case errors.As(err, &peer) && peer.during == duringConnect:
+		return "; start it, or correct " + about
+	}
+	return ""
 }
 
 func offers(e smtpwire.EHLO) string {

@@ -99,7 +99,7 @@ func TestCheckBackends(t *testing.T) {
 			"warn backend inbound: 203.0.113.1:25: …450 4.2.0 later; the door would open and the backend be asked again"},
 		"absent": {nil, nil, "fail backend inbound: …start it, or correct backend"},
 		"no TLS": {&refpeer.Server{}, func(in *InboundConfig) { in.BackendTLS = "encrypt" },
-			"fail backend inbound: [203.0.113.1]:25: TLS is required, but STARTTLS is not offered; start it, or correct backend"},
+			"fail backend inbound: [203.0.113.1]:25: TLS is required, but STARTTLS is not offered; mend TLS there, or change the TLS keys of this door"},
 		"no such authorities": {nil, func(in *InboundConfig) { in.BackendTLS, in.BackendCAFile = "verify", "/nonexistent/ca.pem" },
 			"fail certificate inbound: certificate authorities: open /nonexistent/ca.pem: …"},
 	} {

@@ -74,20 +74,6 @@ func Remote(addr netip.Addr) bool {
 	return true
 }
 
-// Public is stricter than [Remote]: private networks (RFC 1918, RFC 4193) and the shared space of carriers (RFC 6598) are out.
-// It is for proxies whose clients are not trusted with the networks around them.
-func Public(addr netip.Addr) bool {
-	addr = embedded(addr)
-	if !Remote(addr) || addr.IsPrivate() {
-		return false
-	}
-	if addr.Is4() {
-		octets := addr.As4()
-		return octets[0] != 100 || octets[1]&0xc0 != 64
-	}
-	return true
-}
-
 // embedded gives the IPv4 address that an IPv6 address leads to: IPv4-mapped, IPv4-compatible (RFC 4291) and translated by
 // the well-known prefix 64:ff9b::/96 (RFC 6052) or 6to4 (RFC 3056). Any other address is returned as it is. Without this, a guard on
 // addresses would be one AAAA record away from being passed.

@@ -20,7 +20,7 @@ type MX struct {
 	// IsOwn reports whether we ourselves listen on the address. Nil: on none.
 	IsOwn func(netip.AddrPort) bool
 	// AllowAddr reports whether mail may go to an address, so that nobody can aim us at our own network by what he
-	// publishes in the DNS. Nil: [Remote]; [Public] is stricter.
+	// publishes in the DNS. Nil: [Remote].
 	AllowAddr func(netip.Addr) bool
 	// Port to connect to. 0: 25.
 	Port   uint16

@@ -236,7 +236,7 @@ func TestMXOptions(t *testing.T) {
 		want string
 	}{
 		{"default", MX{}, "b.example=10.0.0.1:25 c.example=192.0.2.1:25"},
-		{"public", MX{AllowAddr: Public}, "c.example=192.0.2.1:25"},
+		{"not private", MX{AllowAddr: func(a netip.Addr) bool { return Remote(a) && !a.IsPrivate() }}, "c.example=192.0.2.1:25"},
 		{"all, other port", MX{Port: 2525, AllowAddr: func(netip.Addr) bool { return true }},
 			"a.example=127.0.0.1:2525 b.example=10.0.0.1:2525 c.example=192.0.2.1:2525"},
 		// A guarded address that is our own still ends the list.

@@ -1,6 +1,9 @@
 package route
 
 import (
+	"net"
+	"strconv"
+	"strings"
 	"testing"
 
 	"slipstream/smtpwire"
@@ -35,10 +38,7 @@ func TestStatic(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.target, func(t *testing.T) {
-			target, err := ParseTarget(tt.target)
-			if err != nil {
-				t.Fatal(err)
-			}
+			target := targetOf(t, tt.target)
 			s := &Static{Target: target, Level: Verified, Why: "configured", Resolver: z, Family: tt.family}
 			// Asked at MAIL already, and for whatever recipient.
 			r, err := s.Route(t.Context(), smtpwire.Path{}, smtpwire.Path{})
@@ -59,4 +59,37 @@ func TestStatic(t *testing.T) {
 			}
 		})
 	}
+}
+
+// targetOf is the inverse of Target.String.
+func targetOf(t *testing.T, s string) Target {
+	t.Helper()
+	var target Target
+	rest := s
+	for _, scheme := range []struct {
+		prefix string
+		target Target
+	}{{"lmtp+unix:", Target{LMTP: true}}, {"unix:", Target{}}, {"lmtp://", Target{LMTP: true}}, {"smtps://", Target{Implicit: true}}} {
+		if after, ok := strings.CutPrefix(s, scheme.prefix); ok {
+			target, rest = scheme.target, after
+			break
+		}
+	}
+	if strings.HasPrefix(rest, "/") {
+		target.Unix = rest
+	} else {
+		host, port, err := net.SplitHostPort(rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		target.Host, target.Port = host, uint16(n)
+	}
+	if target.String() != s {
+		t.Fatalf("%q became %q", s, target.String())
+	}
+	return target
 }
