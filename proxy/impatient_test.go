@@ -66,34 +66,3 @@ func slowMessage(c *dialog, flight bool) {
 	}
 	c.say(".")
 }
-
-// A hop that answers otherwise when it is asked again: nothing was sent, so
-// nothing is in doubt, and the client tries again.
-func TestImpatientHopOfAnotherMind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		asked := 0
-		hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern(), Idle: 5 * time.Minute,
-			Behave: func(ev refpeer.Event) refpeer.Action {
-				if ev.Kind == refpeer.Command && ev.Verb == "RCPT" {
-					if asked++; asked > 1 {
-						return refpeer.Say("550 5.1.1 gone")
-					}
-				}
-				return refpeer.Action{}
-			}})
-		w.inbound()
-		w.start()
-		c := w.client(inboundAt)
-		slowMessage(c, false)
-		c.want("451 ")
-		if s := w.last(); s.Status != "deferred" || s.InDoubt {
-			t.Errorf("summary: %+v", s)
-		}
-		if n := len(hop.Messages()); n != 0 {
-			t.Errorf("the hop has %d messages", n)
-		}
-		c.ask("MAIL FROM:<a@slow.example>", "250 ")
-		c.ask("RCPT TO:<b@example.net>", "550 5.1.1 gone")
-	})
-}
