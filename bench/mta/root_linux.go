@@ -3,6 +3,7 @@ package mta
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -122,7 +123,11 @@ func (r *root) run(ctx context.Context, stdin []byte, command ...string) ([]byte
 	cmd.Env = r.cmd.Env
 	cmd.Stdin = bytes.NewReader(stdin)
 	cmd.WaitDelay = time.Second // a command may leave a child behind that holds its output open
-	return cmd.CombinedOutput()
+	out, err := cmd.CombinedOutput()
+	if errors.Is(err, exec.ErrWaitDelay) {
+		err = nil // the command itself has ended, and well
+	}
+	return out, err
 }
 
 // built says whether the root was complete, so that what failed is the server.
