@@ -105,6 +105,7 @@ func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []i
 	var wg sync.WaitGroup
 	for _, g := range groups {
 		wg.Go(func() {
+			defer t.fillRest(b, g.slots, errBroke) // for what survive leaves open
 			defer g.leg.survive()
 			t.askLeg(ctx, b, g, smtpwire.Command{})
 		})

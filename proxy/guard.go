@@ -152,10 +152,12 @@ func (d *door) askForeign(p *peer, conf *InboundConfig) error {
 	switch {
 	case err != nil:
 		return err
+	case relayDenied(r):
+		return nil
 	case aboutDomain(r):
 		return fmt.Errorf("%s refused the foreign recipient %s for its domain (%s), which does not tell whether it relays: "+
 			"set relay_probe_to to an address at a foreign domain that takes mail", p.label, conf.RelayProbeTo, r.String())
-	case r.Class() == 5 || relayDenied(r):
+	case r.Class() == 5:
 		return nil
 	case r.Class() == 2:
 		return &RelayError{Door: d.name, Backend: p.label, Banner: p.banner, Said: r.String(), To: conf.RelayProbeTo, Config: conf}
@@ -174,11 +176,13 @@ func aboutDomain(r smtpwire.Reply) bool {
 	return r.Code == 556
 }
 
-// relayDenied tells whether a 4xx is a refusal to relay all the same, as a
-// Postfix says it ("defer_unauth_destination").
+// relayDenied tells whether a refusal says in words that it is about relaying,
+// whatever its codes: "550 5.1.2 Relay not allowed" (Stalwart), "454 4.7.1 Relay
+// access denied" (a Postfix with "defer_unauth_destination"). Codes alone do not
+// tell: greylists say 4.7.1 too.
 func relayDenied(r smtpwire.Reply) bool {
 	enhanced, _ := r.Enhanced()
-	return enhanced == "4.7.1"
+	return (r.Class() == 5 || enhanced == "4.7.1") && strings.Contains(strings.ToLower(r.String()), "relay")
 }
 
 // Times between questions to a next hop that has given no final answer.
@@ -222,6 +226,10 @@ func (d *door) judge(err error) bool {
 		d.guard.set(guardOpen, "")
 		log.Warn("backend may be a relay; it is asked again", zap.Error(err))
 	default:
+		if open, _ := d.guard.open(); open { // a greylist's: that it is away now says nothing about relaying
+			log.Warn("next hop does not answer yet; mail for it hears 451", zap.Error(err))
+			break
+		}
 		d.guard.set(guardAsking, err.Error())
 		log.Warn("backend cannot be asked yet; clients hear 421", zap.Error(err))
 	}

@@ -96,6 +96,8 @@ func TestGuardOpensOnRefusalToRelayAlone(t *testing.T) {
 		"recipient will be forwarded":              {guardMood{rcpt: "251 2.1.5 will forward"}, relays, false, ""},
 		"relaying put off for good":                {guardMood{rcpt: "454 4.7.1 Relay access denied"}, open, false, ""},
 		"greylisted":                               {guardMood{rcpt: "450 4.2.0 greylisted"}, open, true, ""},
+		"greylisted with the code of policies":     {guardMood{rcpt: "451 4.7.1 Greylisting in action, please come back"}, open, true, ""},
+		"relaying denied with a domain's code":     {guardMood{rcpt: "550 5.1.2 Relay not allowed."}, open, false, ""},
 		"domain takes no mail":                     {guardMood{rcpt: "556 5.1.10 nullMX"}, shut, true, "relay_probe_to"},
 		"domain takes no mail, by its code alone":  {guardMood{rcpt: "556 no mail there"}, shut, true, "relay_probe_to"},
 		"domain takes no mail, by enhanced code":   {guardMood{rcpt: "550 5.1.10 nullMX"}, shut, true, "relay_probe_to"},

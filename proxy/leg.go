@@ -250,7 +250,7 @@ func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
 // commit sends the message and keeps the outcome. end is when the final reply
 // must be there.
 func (l *leg) commit(ctx context.Context, m *message, end time.Time) {
-	if !l.sent && !l.peer.quiet() {
+	if !l.sent && (l.dataSaid.Code == 0 || l.ready) && !l.peer.quiet() {
 		// The hop has not waited for a client that took its time. Nothing of the
 		// text was said to it, so it may be asked again (P2).
 		if l.err = l.again(ctx, end); l.err != nil {
@@ -285,7 +285,9 @@ func (l *leg) again(ctx context.Context, end time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	l.tx.note(l.peer.fail("receiving the message from the client", errors.New("it did not wait")))
+	l.tx.s.mu.Lock() // legs are committed side by side
 	l.tx.rec.done(l.peer)
+	l.tx.s.mu.Unlock()
 	l.peer.close()
 	want := l.accepted
 	l.peer, l.begun, l.gone, l.accepted = nil, false, false, nil
@@ -340,9 +342,12 @@ func (l *leg) survive() {
 		d := l.tx.s.door
 		d.metrics.panicked(d.name)
 		d.log.Error("a leg broke by an error in Slipstream", zap.String("S", l.tx.id), zap.Any("panic", r), zap.Stack("stack"))
-		l.err = errBroke
+		if l.peer != nil {
+			l.peer.close() // out of step, and perhaps in the middle of a text
+		}
+		l.err, l.outcome = errBroke, outcome{inDoubt: true, err: errBroke}
 		for _, rc := range l.accepted {
-			rc.final = l.tx.failed(errBroke)
+			rc.final = l.tx.failed(&doubtError{errBroke})
 		}
 	}
 }

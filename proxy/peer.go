@@ -307,7 +307,8 @@ func (p *peer) quiet() bool {
 	if readable {
 		end = time.Now().Add(peekWait)
 	}
-	_ = p.wire.SetDeadline(end) // fails only on a closed connection, which Poll reports
+	_ = p.wire.SetWriteDeadline(time.Now().Add(time.Second)) // TLS may have to answer a key update
+	_ = p.wire.SetReadDeadline(end)                          // they fail only on a closed connection, which Poll reports
 	n, err := p.r.Poll()
 	var wait *waitError
 	return n == 0 && errors.As(err, &wait)
@@ -327,11 +328,10 @@ func (p *peer) readable() bool {
 		return true
 	}
 	nothing := false
-	err = raw.Read(func(fd uintptr) bool {
+	err = raw.Control(func(fd uintptr) { // Control, since Read heeds the deadline of the last wait
 		var b [1]byte
 		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		nothing = errors.Is(err, syscall.EAGAIN)
-		return true
 	})
 	return err != nil || !nothing
 }

@@ -58,7 +58,14 @@ type client struct {
 
 // serve runs the session to its end. The connection is closed by the caller.
 func (s *session) serve(ctx context.Context) {
-	defer s.leave()
+	broke := true // unless we come to the end
+	defer func() { s.leave(broke) }()
+	s.converse(ctx)
+	broke = false
+}
+
+// converse walks the corridor until one side has had enough.
+func (s *session) converse(ctx context.Context) {
 	if !s.greet() {
 		return
 	}
@@ -228,10 +235,13 @@ func (s *session) flush() error {
 // maxKeptBuffer is how much an idle session may keep for its next replies.
 const maxKeptBuffer = 512
 
-// leave ends what is left of the session: an open transaction, and the
-// connections kept for it.
-func (s *session) leave() {
+// leave ends what is left of the session, an open transaction and the
+// connections kept for it: in order, unless an error of ours broke it.
+func (s *session) leave(broke bool) {
 	if s.tx != nil {
+		if broke {
+			s.tx.cut()
+		}
 		s.tx.abort("the client left")
 	}
 	s.linger()

@@ -141,6 +141,16 @@ func (t *transaction) connected(p *peer) {
 	}
 }
 
+// cut closes the transaction's connections as they are: not even QUIT may be
+// said where a text may be under way.
+func (t *transaction) cut() {
+	for _, l := range t.legs {
+		if l.peer != nil {
+			l.peer.close()
+		}
+	}
+}
+
 // abort ends a transaction without a message. Where no recipient was accepted,
 // their refusals are what became of it.
 func (t *transaction) abort(why string) {
