@@ -150,7 +150,7 @@ type waitError struct {
 }
 
 func (e *waitError) Error() string {
-	return fmt.Sprintf("no progress in %v while waiting for %s", e.limit, strings.TrimPrefix(e.what, "waiting for "))
+	return fmt.Sprintf("no progress in %v while waiting for %s", e.limit.Round(time.Millisecond), strings.TrimPrefix(e.what, "waiting for "))
 }
 
 // Timeout and Temporary make a waitError a [net.Error].
