@@ -309,22 +309,10 @@ func (c *caller) tlsConfig(p *peer, policy route.Policy) *tls.Config {
 	}
 	conf.InsecureSkipVerify = true
 	conf.VerifyConnection = func(state tls.ConnectionState) error {
-		p.verified = verifies(state, policy.ServerName, c.roots)
+		p.verified = policy.ServerName != "" && verifyChain(state.PeerCertificates, policy.ServerName, c.roots) == nil
 		return nil
 	}
 	return conf
-}
-
-func verifies(state tls.ConnectionState, name string, roots *x509.CertPool) bool {
-	if len(state.PeerCertificates) == 0 || name == "" {
-		return false
-	}
-	intermediates := x509.NewCertPool()
-	for _, cert := range state.PeerCertificates[1:] {
-		intermediates.AddCert(cert)
-	}
-	_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: name, Roots: roots, Intermediates: intermediates})
-	return err == nil
 }
 
 // xclient tells a backend who the client is, and starts over as it asks
@@ -348,12 +336,4 @@ func (c *caller) xclient(p *peer, id identity) error {
 	}
 	p.pipe = newPipeline(smtpwire.EHLO{}, true, p.lmtp)
 	return c.hello(p, id)
-}
-
-// describe says how well a connection is protected, for logs and Received fields.
-func (p *peer) describe() string {
-	if p.tls == nil {
-		return "none"
-	}
-	return fmt.Sprintf("%s:%s", tls.VersionName(p.tls.Version), tls.CipherSuiteName(p.tls.CipherSuite))
 }

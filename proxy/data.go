@@ -79,7 +79,7 @@ const maxAhead = 64 << 10
 // envelope without waiting. Its octets are on their way whatever we answer.
 func (s *session) takeAhead(next smtpwire.Command) {
 	if next.Verb != smtpwire.VerbBdat || next.Refused.Code != 0 || !next.Last || next.Size > maxAhead ||
-		s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil {
+		!s.seq.ChunkFits() || s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil {
 		return
 	}
 	m := s.tx.message()

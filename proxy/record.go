@@ -35,7 +35,7 @@ func (r *record) hop(p *peer) {
 	if len(r.relay) < maxRelayField {
 		r.relay += p.label
 	}
-	r.tls, r.verified, r.used = p.describe(), p.verified, p.used
+	r.tls, r.verified, r.used = describeTLS(p.tls), p.verified, p.used
 	r.asked = time.Now()
 }
 

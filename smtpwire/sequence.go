@@ -133,6 +133,14 @@ func (s *Sequence) Greeted() bool { return s.now.greeted }
 // Chunking reports whether the open transaction has begun with BDAT.
 func (s *Sequence) Chunking() bool { return s.now.chunks }
 
+// ChunkFits reports whether a BDAT will be in order as soon as one of the
+// recipients that passed is accepted: only then may its text travel on with them,
+// ahead of its own Check.
+func (s *Sequence) ChunkFits() bool {
+	_, ok := s.judgeChunk()
+	return ok
+}
+
 // judge is Check without its bookkeeping.
 func (s *Sequence) judge(c Command) (Reply, bool) {
 	switch c.Verb {
@@ -227,6 +235,14 @@ func (s *Sequence) judgeData() (Reply, bool) {
 }
 
 func (s *Sequence) judgeBdat() (Reply, bool) {
+	if refusal, ok := s.judgeChunk(); !ok {
+		return refusal, false
+	}
+	return s.needRcpt()
+}
+
+// judgeChunk is judgeBdat but for the recipients.
+func (s *Sequence) judgeChunk() (Reply, bool) {
 	switch {
 	case !s.ahead.greeted:
 		return s.helloFirst()
@@ -237,7 +253,7 @@ func (s *Sequence) judgeBdat() (Reply, bool) {
 	case s.broken():
 		return outOfOrder(afterRefusedChunk)
 	}
-	return s.needRcpt()
+	return Reply{}, true
 }
 
 // judgeStarttls refuses to secure what is secured, or half of a transaction.
