@@ -46,7 +46,8 @@ func TestParseQueue(t *testing.T) {
 24h  1.2K 1xUsyi-00000K-0T <> *** frozen ***
           d@d.test
 `
-	const postfix = `{"queue_name": "deferred", "queue_id": "8873B985EE4", "sender": "a@a.test", "recipients": [{"address": "b@b.test", "delay_reason": "x"}]}
+	const postfix = `{"queue_name": "active", "queue_id": "8873B985EE4", "sender": "a@a.test", "recipients": [{"address": "b@b.test"}, {"address": "c@c.test"}]}
+{"queue_name": "deferred", "queue_id": "8873B985EE4", "sender": "a@a.test", "recipients": [{"address": "b@b.test", "delay_reason": "x"}]}
 {"queue_name": "active", "queue_id": "8873B985EE5", "sender": "MAILER-DAEMON", "recipients": [{"address": "d@d.test"}]}
 `
 	want := func(ids ...string) []Queued {

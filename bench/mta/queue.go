@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -31,7 +32,9 @@ func (in *Instance) Queue(ctx context.Context) ([]Queued, error) {
 	return parse(out)
 }
 
-// parsePostqueue reads one JSON object for each message.
+// parsePostqueue reads one JSON object for each message. Postfix walks its queues one after the other, and a message that
+// moves on meanwhile (from active to deferred, say) is listed twice: the later word, which is the newer, is the one that
+// counts.
 func parsePostqueue(out []byte) ([]Queued, error) {
 	var list []Queued
 	d := json.NewDecoder(bytes.NewReader(out))
@@ -57,6 +60,7 @@ func parsePostqueue(out []byte) ([]Queued, error) {
 		for _, r := range entry.Recipients {
 			q.Recipients = append(q.Recipients, r.Address)
 		}
+		list = slices.DeleteFunc(list, func(o Queued) bool { return o.ID == q.ID })
 		list = append(list, q)
 	}
 }
