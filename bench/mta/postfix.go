@@ -43,7 +43,9 @@ func mainCf(c Config) string {
 		line("smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\nsmtpd_tls_received_header = yes")
 	}
 
-	line("queue_run_delay = 1s\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\nbounce_queue_lifetime = 1d")
+	// With a back-off of one second the next run of the queue, which takes what is due within a second, may come while the
+	// delivery agent still holds the message, and the queue manager then lets it lie for a minute.
+	line("queue_run_delay = 1s\nminimal_backoff_time = 2s\nmaximal_backoff_time = 3s\nbounce_queue_lifetime = 1d")
 	line("smtp_tls_loglevel = 1\nlmtp_tls_loglevel = 1")
 	if c.Via != "" {
 		host, port, _ := splitHostPort(c.Via)
