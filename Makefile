@@ -34,7 +34,9 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 		done; \
 	done
 
-bench: peers ## speed and memory, beside HAProxy and a direct connection
+bench: peers build ## round trips, load beside HAProxy and nginx, memory
+	./slipstream bench
+	./slipstream bench load
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./proxy/
 	$(GO) test -run '^$$' -bench . ./smtpwire/
 

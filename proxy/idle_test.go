@@ -4,15 +4,21 @@ package proxy_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+
+	"slipstream/bench/refpeer"
 )
 
 // idleSessions is how many clients sit idle at the same time. Each takes a
@@ -98,7 +104,7 @@ func (m memory) minus(o memory) memory {
 func (px *proxyProcess) memory(b *testing.B) memory {
 	b.Helper()
 	var m memory
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", px.pid()))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", px.cmd.Process.Pid))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -133,4 +139,108 @@ func (px *proxyProcess) metric(b *testing.B, name string) int64 {
 	}
 	b.Fatalf("the proxy does not count %s: %v", name, lines.Err())
 	return 0
+}
+
+func referenceSink(b *testing.B) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	sink := refpeer.Sink("sink.example")
+	sink.Start(ln)
+	b.Cleanup(sink.Close)
+	return ln.Addr().String()
+}
+
+// A proxyProcess is a slipstream of its own, with a door of each kind.
+type proxyProcess struct {
+	cmd   *exec.Cmd
+	doors map[string]string // where they are, by name
+	admin string
+}
+
+// startProxy runs "slipstream serve" between its doors and a next hop until the
+// benchmark ends. $SLIPSTREAM names a binary to measure in the place of one that
+// is built from these sources, so that two versions can be compared.
+func startProxy(b *testing.B, hop string) *proxyProcess {
+	b.Helper()
+	dir := b.TempDir()
+	binary := os.Getenv("SLIPSTREAM")
+	if binary == "" {
+		binary = filepath.Join(dir, "slipstream")
+		if out, err := exec.Command("go", "build", "-o", binary, "slipstream/cmd/slipstream").CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+	}
+	px := &proxyProcess{admin: freeAddr(b), doors: map[string]string{"inbound": freeAddr(b), "outbound": freeAddr(b)}}
+	config := filepath.Join(dir, "slipstream.toml")
+	text := fmt.Sprintf(`hostname = "proxy.example"
+state_dir = %q
+admin.listen = %q
+[limits]
+max_connections = 20000
+max_connections_per_client = 20000
+max_transactions_per_connection = 1000000
+[[inbound]]
+listen = [%q]
+backend = %q
+backend_trusts_us = true
+[[outbound]]
+listen = [%q]
+relay = %q
+`, dir, px.admin, px.doors["inbound"], hop, px.doors["outbound"], hop)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer log.Close()
+	px.cmd = exec.Command(binary, "serve", "-c", config)
+	px.cmd.Stderr = log
+	px.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := px.cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = px.cmd.Process.Kill() // it has served its purpose
+		_ = px.cmd.Wait()
+	})
+	if err := listening(b.Context(), px.doors["outbound"]); err != nil {
+		text, _ := os.ReadFile(log.Name())
+		b.Fatalf("%v\n%s", err, text)
+	}
+	return px
+}
+
+// freeAddr is an address that nobody listens at.
+func freeAddr(b *testing.B) string {
+	b.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// startWait is how long a proxy may take to open its doors.
+const startWait = 10 * time.Second
+
+// listening waits until somebody listens at addr.
+func listening(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
+		if err == nil {
+			return conn.Close()
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Millisecond):
+		}
+	}
 }

@@ -284,6 +284,7 @@ func (p *peer) handshake(ctx context.Context, conf *tls.Config, greeted bool) er
 	state := conn.ConnectionState()
 	p.tls, p.rw = &state, conn
 	p.r.Reset(conn)
+	p.wire.hurry = true // tickets come ahead of the next reply
 	p.pipe = newPipeline(smtpwire.EHLO{}, greeted, p.lmtp)
 	return nil
 }

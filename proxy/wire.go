@@ -25,6 +25,7 @@ type wire struct {
 	end     time.Time // but none goes on after this
 	budget  int64     // octets that may be read while each holds
 	spoke   bool      // something was written since the last read began
+	hurry   bool      // what the next read brings is to be acknowledged at once
 	trips   int
 	cutFlag atomic.Bool
 }
@@ -93,6 +94,10 @@ func (w *wire) Read(p []byte) (int, error) {
 			return 0, errTooMuch
 		}
 		w.waitUntil(w.waiting, w.limit, w.end)
+	}
+	if w.hurry {
+		w.hurry = false
+		acknowledgeAtOnce(w.Conn)
 	}
 	n, err := w.Conn.Read(p)
 	w.budget -= int64(n)

@@ -16,7 +16,9 @@ dest=${1:-$top/.peers}
 trees='postfix postfix
 exim exim4-daemon-heavy exim4-base
 swaks swaks libnet-ssleay-perl
-haproxy haproxy'
+haproxy haproxy
+nginx nginx libnginx-mod-mail
+chromium chromium-headless-shell fonts-dejavu-core'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"
@@ -104,4 +106,4 @@ for name in $(echo "$trees" | cut -d' ' -f1); do
 	mv "$new/$name" "$dest/$name" || exit 1
 done
 mv "$new/stamp" "$dest/stamp"
-echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|haproxy)$/ { printf "%s %s  ", $2, $3 }')"
+echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"

@@ -94,7 +94,7 @@ type HAProxy struct {
 
 // Start runs HAProxy and returns once it accepts connections.
 func (h HAProxy) Start(ctx context.Context) (*Tool, error) {
-	tree, err := findPeer(h.Peers, "haproxy")
+	program, tree, err := findProgram(h.Peers, "haproxy", "usr/sbin/haproxy")
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +121,7 @@ listen smtp
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	tool, err := startTool(ctx, addr, libraries(tree), filepath.Join(tree, "usr/sbin/haproxy"), "-db", "-f", config)
+	tool, err := startTool(ctx, addr, libraries(tree), program, "-db", "-f", config)
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

@@ -60,6 +60,10 @@ type Network struct {
 	// and use neither the network nor a connection.
 	Trace func(Segment)
 
+	// TraceData is how many octets of each segment Trace gets to see. 0 means
+	// MaxTraceData.
+	TraceData int
+
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*Listener
 	links     map[route]Link

@@ -418,6 +418,20 @@ func TestTrace(t *testing.T) {
 	})
 }
 
+func TestTraceData(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, keep := range []int{1, MaxTraceData + 1, 1 << 20} {
+			kept := 0
+			n := &Network{TraceData: keep, Trace: func(s Segment) { kept += len(s.Data) }}
+			c, _ := open(t, n, Link{Delay: delay})
+			write(t, c, strings.Repeat("x", MaxTraceData+2))
+			if want := min(keep, MaxTraceData+2); kept != want {
+				t.Errorf("of %d octets %d are kept, want %d", MaxTraceData+2, kept, want)
+			}
+		}
+	})
+}
+
 func TestBandwidth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := New()

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// MaxTraceData is how many octets of a segment its trace keeps.
+// MaxTraceData is how many octets of a segment its trace keeps, if
+// Network.TraceData does not say otherwise.
 const MaxTraceData = 128
 
 // Segment is what a trace tells of one crossing of the network: a flight, an
@@ -23,7 +24,7 @@ type Segment struct {
 	FIN     bool   // no more data in this direction
 	RST     bool   // the connection is refused, or aborted
 	Len     int    // octets of data
-	Data    []byte // a copy of the first of them, at most MaxTraceData
+	Data    []byte // a copy of the first of them: see Network.TraceData
 }
 
 // String returns one line for a log, without the times, which only mean
@@ -59,7 +60,11 @@ func (n *Network) transmit(s Segment) (time.Time, bool) {
 		s.Arrives = time.Time{}
 	}
 	if n.Trace != nil {
-		s.Data = bytes.Clone(s.Data[:min(len(s.Data), MaxTraceData)])
+		keep := n.TraceData
+		if keep <= 0 {
+			keep = MaxTraceData
+		}
+		s.Data = bytes.Clone(s.Data[:min(len(s.Data), keep)])
 		n.Trace(s)
 	}
 	return s.Arrives, ok

@@ -41,6 +41,10 @@ type Client struct {
 	ChunkSize   int           // of BDAT; 0: the body in one
 	Timeout     time.Duration // for one reply; default DefaultTimeout
 
+	// Overhear, if set, is told of what passes inside of TLS: what is about to be sent, and what was read. It may not keep
+	// the octets.
+	Overhear func(sent bool, octets []byte)
+
 	// Greeting and Hello are the latest banner, and reply to EHLO.
 	Greeting, Hello Reply
 
@@ -91,6 +95,7 @@ func (c *Client) Open(ctx context.Context) (err error) {
 		return nil
 	}
 	c.wire = newWire(c.Conn, c.Timeout)
+	c.wire.overhear = c.Overhear
 	done := c.wire.during(ctx)
 	defer func() { err = done(err) }()
 	if c.ProxyHeader != "" {
@@ -132,7 +137,7 @@ func (c *Client) Offers(keyword string) bool {
 // ConnectionState returns the state of TLS; the zero value without.
 func (c *Client) ConnectionState() tls.ConnectionState {
 	if c.wire != nil {
-		if conn, ok := c.wire.conn.(*tls.Conn); ok {
+		if conn, ok := c.wire.conn.(interface{ ConnectionState() tls.ConnectionState }); ok {
 			return conn.ConnectionState()
 		}
 	}

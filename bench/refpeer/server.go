@@ -70,6 +70,10 @@ type Server struct {
 	// vulnerable servers do, and accepts command lines that end in a bare LF.
 	Lenient []Ending
 
+	// Overhear, if set, is told of what passes inside of TLS: what was read, and what is about to be written. It is
+	// called from one goroutine for each connection, and may not keep the octets.
+	Overhear func(conn int, sent bool, octets []byte)
+
 	// Record bounds the octets kept of each direction of each connection; default
 	// MaxOctets, negative: none.
 	Record int

@@ -76,14 +76,22 @@ func (s clear) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := s.c.conn.Read(p)
+	s.overhear(false, p[:n])
 	s.c.record(func(rec *Connection) *Octets { return &rec.Received }, p[:n])
 	return n, err
 }
 
 func (s clear) Write(p []byte) (int, error) {
+	s.overhear(true, p)
 	n, err := s.c.conn.Write(p)
 	s.c.record(func(rec *Connection) *Octets { return &rec.Sent }, p[:n])
 	return n, err
+}
+
+func (s clear) overhear(sent bool, p []byte) {
+	if s.c.srv.Overhear != nil && s.c.state != nil && len(p) > 0 {
+		s.c.srv.Overhear(s.c.rec.ID, sent, p)
+	}
 }
 
 // record adds to one of the streams of a record.

@@ -45,6 +45,8 @@ type wire struct {
 	conn    net.Conn
 	r       *bufio.Reader
 	timeout time.Duration
+
+	overhear func(sent bool, octets []byte) // nil: nobody does
 }
 
 func newWire(conn net.Conn, timeout time.Duration) *wire {
@@ -152,8 +154,30 @@ func (w *wire) secure(ctx context.Context, conf *tls.Config) error {
 		return err
 	}
 	w.conn = conn
-	w.r.Reset(conn)
+	if w.overhear != nil {
+		w.conn = overheard{conn, w.overhear}
+	}
+	w.r.Reset(w.conn)
 	return nil
+}
+
+// overheard is a TLS connection that somebody listens in on.
+type overheard struct {
+	*tls.Conn
+	tell func(sent bool, octets []byte)
+}
+
+func (o overheard) Read(p []byte) (int, error) {
+	n, err := o.Conn.Read(p)
+	if n > 0 {
+		o.tell(false, p[:n])
+	}
+	return n, err
+}
+
+func (o overheard) Write(p []byte) (int, error) {
+	o.tell(true, p)
+	return o.Conn.Write(p)
 }
 
 // stuff makes of a body what follows 354: dots doubled, CRLF at the end, and the

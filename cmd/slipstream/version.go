@@ -49,3 +49,12 @@ func commit(info *debug.BuildInfo) string {
 	}
 	return revision
 }
+
+// buildVersion is the version of this build, with its commit where that is known.
+func buildVersion() string {
+	info, _ := debug.ReadBuildInfo() // nil where there is none
+	if c := commit(info); c != "unknown" {
+		return version(info) + ", commit " + c
+	}
+	return version(info)
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package bench
+
+import "runtime"
+
+// system names the kernel and the machine.
+func system() string { return runtime.GOOS + " " + runtime.GOARCH }

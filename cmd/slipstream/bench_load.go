@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"slipstream/bench/load"
+)
+
+type benchLoadCmd struct {
+	Sessions      []int         `placeholder:"N" help:"Numbers of sessions at work at once, a point each (1,5,20,50,100). With --rate: the most messages in flight (100)."`
+	PerConnection []int         `placeholder:"N" help:"Messages on one connection (1,100): the first with each number of sessions, the others with the middle one."`
+	Duration      time.Duration `default:"3s" help:"Time that each contestant is measured for at one point, over all rounds (${default})."`
+	Rounds        int           `default:"3" help:"Rounds in which the contestants take turns (${default})."`
+	Size          int           `default:"4096" placeholder:"OCTETS" help:"Size of a message (${default})."`
+	Idle          int           `default:"500" placeholder:"N" help:"Connections to see with how much memory an idle one holds (${default})."`
+	TLS           bool          `name:"tls" help:"With STARTTLS: to the inbound door, and from the outbound door to the sink."`
+	Rate          float64       `placeholder:"R" help:"Open loop: R messages a second are due, whatever became of those before."`
+	Clock         load.Clock    `enum:"poisson,constant" default:"poisson" help:"Gaps of the open loop: poisson (random) or constant."`
+	JSON          string        `name:"json" placeholder:"FILE" help:"Write all figures as JSON; - for standard output."`
+	Bench         string        `placeholder:"FILE" help:"Write lines for benchstat; - for standard output."`
+}
+
+// Help tells what the one line does not.
+func (*benchLoadCmd) Help() string {
+	return `How many messages a second pass between a source and a sink on this machine, what CPU time and memory the
+process between them spends, and how long a message takes: directly, through an outbound and an inbound door, through HAProxy
+(mode tcp) and through nginx (mail), the last two where they are found, in .peers or installed. Everything goes over
+loopback, and source and sink share the machine with what is measured.
+
+Without --rate the loop is closed: a session sends its next message when the last one was acknowledged. This finds the
+highest rate, but its latencies flatter, since nobody sends during a stall (coordinated omission). With --rate a clock
+says when each message is due, and its latency counts from then, so that a stall is charged to all that were due
+meanwhile; messages that found no free session are counted, and so are those that could not be sent at all.
+
+Every acknowledged message must be at the sink, once; otherwise the run fails.
+
+Exit codes: 0 measured, 1 not, or messages failed, 64 wrong command line.`
+}
+
+// Run measures and prints a table; progress goes to standard error.
+func (c *benchLoadCmd) Run(con console) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	o := load.Options{
+		Command: []string{self}, Version: buildVersion(),
+		Sessions: c.Sessions, PerConnection: c.PerConnection, Duration: c.Duration, Rounds: c.Rounds,
+		Size: c.Size, Idle: c.Idle, TLS: c.TLS, Rate: c.Rate, Clock: c.Clock,
+	}
+	if err := o.Check(); err != nil {
+		return &exitError{exitUsage, err}
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	progress := loadProgress{w: con.err, redraw: isTerminal(con.err)}
+	o.Progress = progress.step
+	report, err := load.Run(ctx, o)
+	progress.end()
+	if report == nil {
+		return err
+	}
+	return errors.Join(c.write(con, report), err)
+}
+
+// write puts the figures where they were asked for, the table on standard output unless something else goes there.
+func (c *benchLoadCmd) write(con console, r *load.Report) error {
+	var errs []error
+	table := true
+	for _, out := range []struct {
+		name  string
+		write func(io.Writer) error
+	}{{c.JSON, r.JSON}, {c.Bench, r.Benchmarks}} {
+		switch out.name {
+		case "":
+		case "-":
+			table = false
+			errs = append(errs, out.write(con.out))
+		default:
+			errs = append(errs, writeTo(out.name, out.write))
+		}
+	}
+	if table {
+		errs = append(errs, r.Table(con.out, load.MinWidth))
+	}
+	return errors.Join(errs...)
+}
+
+// writeTo lets write fill a file.
+func writeTo(name string, write func(io.Writer) error) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f), f.Close())
+}
+
+// A loadProgress shows how far a run is: one line that is drawn again on a terminal, else a line for each point.
+type loadProgress struct {
+	w      io.Writer
+	redraw bool
+	last   string
+}
+
+// eraseLine goes to the start of a terminal's line and empties it (ECMA-48 EL).
+const eraseLine = "\r\x1b[K"
+
+func (p *loadProgress) step(s load.Step) {
+	left := s.Left.Round(time.Second)
+	if p.redraw {
+		fmt.Fprintf(p.w, eraseLine+"%d/%d  %s: %s  (%v left)", s.Done+1, s.Total, s.Point, s.Way, left)
+	} else if s.Point != p.last {
+		fmt.Fprintf(p.w, "%s (%v left)\n", s.Point, left)
+	}
+	p.last = s.Point
+}
+
+func (p *loadProgress) end() {
+	if p.redraw && p.last != "" {
+		fmt.Fprint(p.w, eraseLine)
+	}
+}
