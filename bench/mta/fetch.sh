@@ -20,6 +20,9 @@ haproxy haproxy
 nginx nginx libnginx-mod-mail
 chromium chromium-headless-shell fonts-dejavu-core'
 
+# Those that an archive may lack without the others being given up.
+optional='nginx chromium'
+
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"
 	exit 0
@@ -81,14 +84,18 @@ new=$dest/new
 trap 'rm -rf "$new"' EXIT
 trap 'exit 1' INT TERM
 
-# attempt fetches every tree into $new.
+# attempt fetches every tree into $new; with "lenient" it does without the optional ones that cannot be had.
 attempt() {
 	rm -rf "$new"
 	mkdir -p "$new" || exit 1
 	echo "$mark" >"$new/stamp"
 	while read -r name packages; do
 		# shellcheck disable=SC2086 # a list of package names
-		fetch "$name" $packages </dev/null || return 1
+		fetch "$name" $packages </dev/null && continue
+		case "${1-} $optional " in
+		"lenient"*" $name "*) echo "peers: no $name here; what wants it will be skipped" && rm -rf "${new:?}/$name" "${new:?}/debs" ;;
+		*) return 1 ;;
+		esac
 	done <<END
 $trees
 END
@@ -97,13 +104,13 @@ END
 if ! attempt; then
 	# No index yet, or one that names versions which the archive no longer has.
 	apt update >>"$new/log" 2>&1
-	attempt || without "the packages cannot be fetched ($(sed -n 's/^[EW]: //p' "$new/log" | tail -n 1))"
+	attempt lenient || without "the packages cannot be fetched ($(sed -n 's/^[EW]: //p' "$new/log" | tail -n 1))"
 fi
 
 rm -f "$dest/stamp"
 for name in $(echo "$trees" | cut -d' ' -f1); do
 	rm -rf "${dest:?}/$name"
-	mv "$new/$name" "$dest/$name" || exit 1
+	[ ! -d "$new/$name" ] || mv "$new/$name" "$dest/$name" || exit 1
 done
 mv "$new/stamp" "$dest/stamp"
 echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"
