@@ -22,7 +22,7 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-peers: ## Debian's Exim, Postfix, swaks and HAProxy, unpacked into .peers (nothing is installed)
+peers: ## Debian's Exim, Postfix, swaks, HAProxy, nginx and Chromium, unpacked into .peers (nothing is installed)
 	@bench/mta/fetch.sh
 
 # go test fuzzes one target at a time.
@@ -34,7 +34,7 @@ fuzz: ## every fuzz target for FUZZTIME (20s)
 		done; \
 	done
 
-bench: peers build ## round trips, load beside HAProxy and nginx, memory
+bench: peers build ## round trips over a long link, load beside HAProxy and nginx, memory
 	./slipstream bench
 	./slipstream bench load
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./proxy/

@@ -24,7 +24,9 @@ func gatherFacts(o *Options) Facts {
 	case WAN:
 		f.Ground = "the kernel's own TCP between two network namespaces, joined by a link that delays each packet"
 		f.Link = linkFacts(o)
-		f.Peers = mta.Versions(o.Peers)
+		f.Peers = slices.DeleteFunc(mta.Versions(o.Peers), func(v string) bool {
+			return !strings.HasPrefix(v, "exim") && !strings.HasPrefix(v, "postfix")
+		})
 		f.Sysctls = sysctlFacts()
 	case Sim:
 		f.Ground = "simulated connections (netsim): one write is one segment; no slow start, no loss, no processor time on the way"

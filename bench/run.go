@@ -112,7 +112,7 @@ func (r *run) group(ctx context.Context, cells []Cell) error {
 	}
 	results, err := r.measure(ctx, l, cells)
 	r.report.Results = append(r.report.Results, results...)
-	for _, w := range append(l.warnings, s.Remark()) {
+	for _, w := range append(l.warnings, s.Remarks()...) {
 		r.report.Facts.warn(w)
 	}
 	if closing := l.close(); closing != nil {

@@ -128,13 +128,18 @@ func (s Scenario) Missing(p Path) string {
 	return ""
 }
 
-// Remark is what to know of a scenario's figures beforehand; "" if nothing.
-func (s Scenario) Remark() string {
-	if s.nagle() == 0 {
-		return ""
+// Remarks are what to know of a scenario's figures beforehand.
+func (s Scenario) Remarks() []string {
+	var all []string
+	if s.nagle() > 0 {
+		all = append(all, "Postfix leaves Nagle's algorithm on: inside TLS 1.3 its client's first command, and its server's first "+
+			"reply, wait until what the handshake sent last is acknowledged, which is a trip more than the protocols ask for")
 	}
-	return "Postfix leaves Nagle's algorithm on: inside TLS 1.3 its client's first command, and its server's first reply, wait " +
-		"until what the handshake sent last is acknowledged, which is a trip more than the protocols ask for"
+	if s.Direction == Outbound && s.Channel != Implicit && (s.Client == Chunking || s.Client == Exim) {
+		all = append(all, "An outbound door that goes by MX offers no CHUNKING unless its configuration says so, which costs a "+
+			"client that would use it a trip")
+	}
+	return all
 }
 
 // nagle is how many trips more than those of the table TCP may cost.

@@ -68,7 +68,7 @@ type barRow struct {
 // A conversation is a scenario's section.
 type conversation struct {
 	ID, Who, How, Of string
-	Remark           string
+	Remarks          []string
 	Ladders          []ladder
 	Growth           []growth
 }
@@ -291,7 +291,7 @@ func talkID(i int) string { return "talk-" + strconv.Itoa(i+1) }
 
 func newConversation(i int, g group, p pair) conversation {
 	c := conversation{ID: talkID(i), Who: whoWords(g.scenario), How: howWords(g.scenario),
-		Of: messageWords(p), Remark: g.scenario.Remark()}
+		Of: messageWords(p), Remarks: g.scenario.Remarks()}
 	var waits []time.Duration
 	for _, res := range []*bench.Result{p.direct, p.through} {
 		if measured(res) {

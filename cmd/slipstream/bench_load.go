@@ -23,6 +23,7 @@ type benchLoadCmd struct {
 	TLS           bool          `name:"tls" help:"With STARTTLS: to the inbound door, and from the outbound door to the sink."`
 	Rate          float64       `placeholder:"R" help:"Open loop: R messages a second are due, whatever became of those before."`
 	Clock         load.Clock    `enum:"poisson,constant" default:"poisson" help:"Gaps of the open loop: poisson (random) or constant."`
+	Peers         string        `type:"path" placeholder:"DIR" help:"Where HAProxy and nginx were laid (default: .peers here or above, or what is installed)."`
 	JSON          string        `name:"json" placeholder:"FILE" help:"Write all figures as JSON; - for standard output."`
 	Bench         string        `placeholder:"FILE" help:"Write lines for benchstat; - for standard output."`
 }
@@ -51,7 +52,7 @@ func (c *benchLoadCmd) Run(con console) error {
 		return err
 	}
 	o := load.Options{
-		Command: []string{self}, Version: buildVersion(),
+		Command: []string{self}, Version: buildVersion(), Peers: c.Peers,
 		Sessions: c.Sessions, PerConnection: c.PerConnection, Duration: c.Duration, Rounds: c.Rounds,
 		Size: c.Size, Idle: c.Idle, TLS: c.TLS, Rate: c.Rate, Clock: c.Clock,
 	}
