@@ -16,7 +16,8 @@ func gatherFacts(o *Options) Facts {
 		Begun:   time.Now(),
 		Version: o.Version,
 		Go:      runtime.Version(),
-		System:  fmt.Sprintf("%s, %d CPUs", system(), runtime.NumCPU()),
+		OS:      runtime.GOOS, Arch: runtime.GOARCH,
+		System: fmt.Sprintf("%s, %d CPUs", system(), runtime.NumCPU()),
 		Tickets: "none are issued or kept by Slipstream; real servers as their packages leave it; " +
 			"reference servers issue them, and only the reference clients \"chunking\" and \"early\" keep them, in the state \"resumed\"",
 	}

@@ -28,7 +28,6 @@ type ground interface {
 	// segments are those that have crossed since; an error says that they are not all.
 	segments() ([]meter.Segment, error)
 	late() time.Duration        // how much longer than it should the link took with one of them
-	fastOpen() (there bool)     // whether the TCP can do it
 	hosts() (realServers error) // why real servers cannot live here; nil if they can
 	capture(file string) error  // record packets from now on; "" ends it
 	close() error

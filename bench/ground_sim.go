@@ -84,8 +84,6 @@ func (g *simGround) segments() ([]meter.Segment, error) {
 
 func (g *simGround) late() time.Duration { return 0 }
 
-func (g *simGround) fastOpen() bool { return false }
-
 func (g *simGround) hosts() error {
 	return errors.New("real servers cannot live in a simulated network")
 }

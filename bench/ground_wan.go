@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -16,7 +17,6 @@ import (
 type wanGround struct {
 	link  *wan.Link
 	shape wan.Shape
-	tfo   bool
 	file  *os.File // the capture, if there is one
 }
 
@@ -40,7 +40,7 @@ func newWANGround(ctx context.Context, shape wan.Shape, mtu int, tfo bool) (*wan
 	if err != nil {
 		return nil, err
 	}
-	return &wanGround{link: link, shape: shape, tfo: tfo}, nil
+	return &wanGround{link: link, shape: shape}, nil
 }
 
 func (g *wanGround) near() place { return wanPlace{g.link.Near()} }
@@ -53,7 +53,6 @@ func (g *wanGround) setRTT(rtt time.Duration) error {
 
 func (g *wanGround) forget()             { g.link.Reset() }
 func (g *wanGround) late() time.Duration { return g.link.Carried().Late }
-func (g *wanGround) fastOpen() bool      { return true }
 func (g *wanGround) hosts() error        { return nil }
 
 func (g *wanGround) segments() ([]meter.Segment, error) {
@@ -77,9 +76,10 @@ func (g *wanGround) capture(name string) error {
 	if name == "" {
 		return nil
 	}
-	f, err := os.Create(name)
+	// Root writes here, so that nothing that is there already is followed or overwritten.
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return fmt.Errorf("bench: capture: %w", err)
 	}
 	g.file = f
 	return g.link.Capture(f)

@@ -14,7 +14,6 @@ import (
 // A receiver is the server of a scenario.
 type receiver struct {
 	name string // for the report
-	real bool
 	stop func() error
 }
 
@@ -91,7 +90,7 @@ func (l *lab) realServer(ctx context.Context, at place, address netip.AddrPort, 
 	if err != nil {
 		return nil, err
 	}
-	return &receiver{name: string(kind), real: true, stop: in.Kill}, nil
+	return &receiver{name: string(kind), stop: in.Kill}, nil
 }
 
 // startMTA starts a real server in a place.

@@ -82,6 +82,7 @@ type Facts struct {
 	Link     string   // delay apart: rate, loss, jitter, MTU
 	Version  string   // of slipstream
 	Go       string   // runtime.Version
+	OS, Arch string   // runtime.GOOS and runtime.GOARCH
 	System   string   // kernel, machine, number of CPUs
 	Peers    []string // "exim 4.96-15+deb12u10"
 	Sysctls  []string // those of TCP that were set, or matter: "net.ipv4.tcp_fastopen=1"

@@ -53,7 +53,10 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r := &run{options: &o, report: &Report{Facts: gatherFacts(&o)}}
 	begun := time.Now()
-	err := r.all(ctx)
+	err := r.try(ctx)
+	if err == nil {
+		err = r.all(ctx)
+	}
 	r.busy()
 	r.report.Facts.Took = time.Since(begun)
 	return r.report, err
@@ -77,6 +80,15 @@ type run struct {
 	done     int
 	late     time.Duration // at worst, in a sample that counts
 	repeated int           // samples
+}
+
+// try opens the ground once, so that what is wrong with it is said once.
+func (r *run) try(ctx context.Context) error {
+	g, err := r.options.ground(ctx, false)
+	if err != nil {
+		return err
+	}
+	return g.close()
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -210,7 +222,11 @@ func (r *run) failed(cells []Cell, err error) error {
 func (o *Options) ground(ctx context.Context, tfo bool) (ground, error) {
 	switch o.Ground {
 	case WAN:
-		return newWANGround(ctx, o.Link, o.MTU, tfo)
+		g, err := newWANGround(ctx, o.Link, o.MTU, tfo)
+		if err != nil {
+			return nil, err // and no nil pointer that looks like a ground
+		}
+		return g, nil
 	case Sim:
 		return newSimGround(), nil
 	}

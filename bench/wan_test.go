@@ -9,9 +9,6 @@ import (
 	"slipstream/bench/meter"
 )
 
-// wanCount is how many messages each cell gets.
-const wanCount = 2
-
 // On the kernel's TCP, and with real servers, the messages of the default scenarios take the trips of the table.
 //
 // A machine that does other things besides makes everybody slower, so that the seconds prove nothing; but nothing can be
@@ -23,7 +20,7 @@ func TestWAN(t *testing.T) {
 		t.Skip("no wide-area link here: ", err)
 	}
 	choice := Choice{Sizes: []int{small}}
-	report, err := Run(ctx, Options{Ground: WAN, Cells: choice.Cells(), Count: wanCount})
+	report, err := Run(ctx, Options{Ground: WAN, Cells: choice.Cells(), Count: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,6 +29,17 @@ func TestWAN(t *testing.T) {
 	}
 	for _, w := range report.Facts.Warnings {
 		t.Log(w)
+	}
+}
+
+// A ground that cannot be had is an error, which is said once, and leaves nothing open.
+func TestNoGround(t *testing.T) {
+	for _, o := range []Options{{Ground: WAN, MTU: 100}, {Ground: "moon"}} {
+		o.Cells = Choice{}.Cells()
+		report, err := Run(t.Context(), o)
+		if err == nil || len(report.Results) != 0 {
+			t.Errorf("%+v: %v, %d results", o.Ground, err, len(report.Results))
+		}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // MinWidth is the narrowest table, in columns.
@@ -157,7 +158,7 @@ func (t *table) foot(r *Report) {
 func (t *table) prose(mark, text string) {
 	line, indent := mark, strings.Repeat(" ", len(mark))
 	empty := true
-	for word := range strings.FieldsSeq(text) {
+	for word := range strings.FieldsSeq(printable(text)) {
 		if !empty && len([]rune(line))+1+len([]rune(word)) > t.width {
 			t.line("%s", line)
 			line, empty = indent, true
@@ -195,4 +196,14 @@ func octets(n int64) string {
 		return fmt.Sprintf("%d KiB", n>>10)
 	}
 	return fmt.Sprintf("%d octets", n)
+}
+
+// printable makes what others said fit for a terminal, which obeys control characters.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || unicode.IsSpace(r) {
+			return r
+		}
+		return '?'
+	}, s)
 }

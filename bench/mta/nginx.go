@@ -3,6 +3,8 @@ package mta
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -111,7 +113,7 @@ events {
 }
 mail {
   server_name %s;
-  auth_http http://%s/;
+  auth_http http://%s;
   auth_http_timeout %d;
   timeout 5m;
   smtp_auth none;
@@ -167,9 +169,14 @@ func startAuth(backend netip.AddrPort) (*authServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &authServer{addr: ln.Addr().String(), Server: http.Server{
+	secret := "/" + rand.Text() // other users of the machine need not be told
+	s := &authServer{addr: ln.Addr().String() + secret, Server: http.Server{
 		ReadTimeout: authTimeout, WriteTimeout: authTimeout, MaxHeaderBytes: authHeader,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if subtle.ConstantTimeCompare([]byte(r.URL.Path), []byte(secret)) != 1 {
+				http.NotFound(w, r)
+				return
+			}
 			w.Header().Set("Auth-Status", "OK")
 			w.Header().Set("Auth-Server", backend.Addr().String())
 			w.Header().Set("Auth-Port", fmt.Sprint(backend.Port()))

@@ -37,7 +37,7 @@ func searchUp() (string, error) {
 	for dir := start; ; dir = filepath.Dir(dir) {
 		peers := filepath.Join(dir, ".peers")
 		if _, err := os.Stat(filepath.Join(peers, "stamp")); err == nil {
-			return peers, nil
+			return peers, trust(peers)
 		}
 		if dir == filepath.Dir(dir) {
 			return "", fmt.Errorf("%w: no .peers in %s or above; \"make peers\" makes one", ErrUnavailable, start)

@@ -59,11 +59,15 @@ func (c *benchRunCmd) Run(con console) error {
 	if c.From != "" {
 		return c.again(con)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	options, err := c.options(ctx, choice.Cells(), con)
 	if err != nil {
 		return &exitError{exitUsage, err}
+	}
+	files, err := openOutputs(c.JSON, c.Bench, c.HTML)
+	if err != nil {
+		return err
 	}
 	progress := report.NewProgress(con.err, isTerminal(con.err))
 	begun := time.Now()
@@ -72,8 +76,26 @@ func (c *benchRunCmd) Run(con console) error {
 	}
 	result, err := bench.Run(ctx, *options)
 	progress.Done()
-	return errors.Join(c.write(con, result), err)
+	if len(result.Results) == 0 {
+		files.discard()
+		return err
+	}
+	return errors.Join(fillReport(files, con, result), err)
 }
+
+// fillReport writes a report wherever it was asked for.
+func fillReport(files outputs, con console, r *bench.Report) error {
+	with := func(write func(io.Writer, *bench.Report) error) func(io.Writer) error {
+		return func(w io.Writer) error { return write(w, r) }
+	}
+	table := func(w io.Writer) error {
+		return report.Table(w, r, report.TableOptions{Color: isTerminal(con.out), Width: tableWidth})
+	}
+	return files.fill(con.out, table, with(report.JSON), with(report.Benchmarks), with(report.HTML))
+}
+
+// tableWidth is how many columns a table may take.
+const tableWidth = 100
 
 // left is how much longer a run will take if it goes on as it went.
 func left(past time.Duration, s bench.Step) time.Duration {
@@ -117,6 +139,9 @@ const (
 	minSize  = 512
 	maxSize  = 32 << 20
 	maxCount = 1000
+	minRate  = 10_000 // bits per second: less would not carry a message in the time it has
+
+	defaultRate = "100Mbit"
 )
 
 func (c *benchRunCmd) options(ctx context.Context, cells []bench.Cell, con console) (*bench.Options, error) {
@@ -125,12 +150,19 @@ func (c *benchRunCmd) options(ctx context.Context, cells []bench.Cell, con conso
 		return nil, fmt.Errorf("--rate: %w", err)
 	}
 	switch {
-	case c.Loss < 0 || c.Loss >= 1:
+	case !(c.Loss >= 0 && c.Loss < 1):
 		return nil, fmt.Errorf("--loss: %v is not between 0 and 1", c.Loss)
 	case c.Jitter < 0 || c.Jitter > maxRTT:
 		return nil, fmt.Errorf("--jitter: %v is not between 0 and %v", c.Jitter, maxRTT)
 	case c.Count < 1 || c.Count > maxCount:
 		return nil, fmt.Errorf("--count: %d is not between 1 and %d", c.Count, maxCount)
+	case c.MTU < wan.MinMTU || c.MTU > wan.MaxMTU:
+		return nil, fmt.Errorf("--mtu: %d is not between %d and %d", c.MTU, wan.MinMTU, wan.MaxMTU)
+	case rate != 0 && rate < minRate:
+		return nil, fmt.Errorf("--rate: %s is less than %d bits a second", c.Rate, minRate)
+	}
+	if given := c.linkOptions(); c.Ground == string(bench.Sim) && given != "" {
+		return nil, fmt.Errorf("%s cannot be had with --ground sim: simulated connections have no packets", given)
 	}
 	o := &bench.Options{
 		Ground: bench.Ground(c.Ground), Cells: cells, Count: c.Count, MTU: c.MTU, Peers: c.Peers, Capture: c.Capture,
@@ -141,9 +173,29 @@ func (c *benchRunCmd) options(ctx context.Context, cells []bench.Cell, con conso
 		if err := bench.Available(ctx); err != nil {
 			o.Ground = bench.Sim
 			fmt.Fprintf(con.err, "The kernel's TCP cannot be measured: %v. The link is simulated instead.\n", err)
+			if given := c.linkOptions(); given != "" {
+				return nil, fmt.Errorf("%s cannot be had on simulated connections", given)
+			}
 		}
 	}
 	return o, nil
+}
+
+// linkOptions names those options that only a link with packets can follow.
+func (c *benchRunCmd) linkOptions() string {
+	var given []string
+	for _, o := range []struct {
+		name string
+		set  bool
+	}{
+		{"--loss", c.Loss != 0}, {"--jitter", c.Jitter != 0}, {"--rate", c.Rate != defaultRate},
+		{"--mtu", c.MTU != wan.DefaultMTU}, {"--capture", c.Capture != ""},
+	} {
+		if o.set {
+			given = append(given, o.name)
+		}
+	}
+	return strings.Join(given, ", ")
 }
 
 // quantity reads a number with a unit.
@@ -168,36 +220,9 @@ func (c *benchRunCmd) again(con console) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.From, err)
 	}
-	return c.write(con, saved)
-}
-
-// write puts a report where it was asked for, the table on standard output unless something else goes there.
-func (c *benchRunCmd) write(con console, r *bench.Report) error {
-	var errs []error
-	table := true
-	for _, out := range []struct {
-		name  string
-		write func(w io.Writer, r *bench.Report) error
-	}{{c.JSON, report.JSON}, {c.Bench, report.Benchmarks}, {c.HTML, report.HTML}} {
-		switch out.name {
-		case "":
-		case "-":
-			table = false
-			errs = append(errs, out.write(con.out, r))
-		default:
-			errs = append(errs, writeFile(out.name, r, out.write))
-		}
-	}
-	if table {
-		report.Table(con.out, r, report.TableOptions{Color: isTerminal(con.out), Width: 100})
-	}
-	return errors.Join(errs...)
-}
-
-func writeFile(name string, r *bench.Report, write func(io.Writer, *bench.Report) error) error {
-	f, err := os.Create(name)
+	files, err := openOutputs(c.JSON, c.Bench, c.HTML)
 	if err != nil {
 		return err
 	}
-	return errors.Join(write(f, r), f.Close())
+	return fillReport(files, con, saved)
 }

@@ -16,12 +16,13 @@ import (
 	"slipstream/bench"
 )
 
-// However a measurement ends, nothing of it stays behind: no network namespace, no process, no file.
+// However a measurement ends, nothing of it stays behind: no network namespace, no process, and, unless it was killed
+// outright, no file.
 func TestBenchLeavesNothing(t *testing.T) {
 	if err := bench.Available(t.Context()); err != nil {
 		t.Skip("no wide-area link here: ", err)
 	}
-	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGKILL} {
+	for _, end := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGKILL} {
 		t.Run(end.String(), func(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -59,48 +59,22 @@ func (c *benchLoadCmd) Run(con console) error {
 	if err := o.Check(); err != nil {
 		return &exitError{exitUsage, err}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	files, err := openOutputs(c.JSON, c.Bench)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	progress := loadProgress{w: con.err, redraw: isTerminal(con.err)}
 	o.Progress = progress.step
 	report, err := load.Run(ctx, o)
 	progress.end()
 	if report == nil {
+		files.discard()
 		return err
 	}
-	return errors.Join(c.write(con, report), err)
-}
-
-// write puts the figures where they were asked for, the table on standard output unless something else goes there.
-func (c *benchLoadCmd) write(con console, r *load.Report) error {
-	var errs []error
-	table := true
-	for _, out := range []struct {
-		name  string
-		write func(io.Writer) error
-	}{{c.JSON, r.JSON}, {c.Bench, r.Benchmarks}} {
-		switch out.name {
-		case "":
-		case "-":
-			table = false
-			errs = append(errs, out.write(con.out))
-		default:
-			errs = append(errs, writeTo(out.name, out.write))
-		}
-	}
-	if table {
-		errs = append(errs, r.Table(con.out, load.MinWidth))
-	}
-	return errors.Join(errs...)
-}
-
-// writeTo lets write fill a file.
-func writeTo(name string, write func(io.Writer) error) error {
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(write(f), f.Close())
+	table := func(w io.Writer) error { return report.Table(w, load.MinWidth) }
+	return errors.Join(files.fill(con.out, table, report.JSON, report.Benchmarks), err)
 }
 
 // A loadProgress shows how far a run is: one line that is drawn again on a terminal, else a line for each point.

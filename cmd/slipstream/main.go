@@ -83,7 +83,7 @@ func exitCode(err error) int {
 		return 0
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(os.Stderr, "slipstream:", text)
+		fmt.Fprintln(os.Stderr, "slipstream:", printableLines(text))
 	}
 	var exit *exitError
 	if errors.As(err, &exit) {

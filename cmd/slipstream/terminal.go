@@ -35,3 +35,12 @@ func printable(s string) string {
 		return '?'
 	}, s)
 }
+
+// printableLines does the same to each line.
+func printableLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		lines[i] = printable(strings.ReplaceAll(line, "\t", "    "))
+	}
+	return strings.Join(lines, "\n")
+}
