@@ -21,6 +21,7 @@ func (c *cursor) chunk() (data []byte, n int64) {
 	if c.i >= len(c.s.pieces) {
 		return nil, 0
 	}
+	c.s.steps++
 	p := c.s.pieces[c.i]
 	if p.data != nil {
 		data = p.data[c.pos-p.pos:]
@@ -65,43 +66,12 @@ func (c *cursor) line() (string, bool) {
 			return "", false
 		}
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
+			c.s.steps += i
 			c.skip(int64(i + 1))
 			return string(bytes.TrimSuffix(append(line, data[:i]...), []byte("\r"))), true
 		}
+		c.s.steps += len(data)
 		line = append(line, data...)
 		c.skip(int64(len(data)))
-	}
-}
-
-// text goes behind the dot that ends the text of a message: CRLF.CRLF, whose first CRLF may be that of the line
-// before. hidden says that there were octets on the way which could not be seen; found, that it came to a dot.
-func (c *cursor) text() (hidden, found bool) {
-	const end = "\r\n.\r\n"
-	matched := 2
-	for {
-		data, n := c.chunk()
-		if n == 0 {
-			return hidden, false
-		}
-		if data == nil {
-			hidden, matched = true, 0
-			c.skip(n)
-			continue
-		}
-		for i, b := range data {
-			switch {
-			case b == end[matched]:
-				matched++
-			case b == '\r':
-				matched = 1
-			default:
-				matched = 0
-			}
-			if matched == len(end) {
-				c.skip(int64(i + 1))
-				return hidden, true
-			}
-		}
-		c.skip(n)
 	}
 }

@@ -10,6 +10,8 @@ import (
 type dialog struct {
 	talk           *talk
 	client, server cursor
+	dots           dots // of the client
+	silent         bool // the server says nothing more, or nothing that is a reply
 	lmtp           bool
 	mail           int64 // where the last MAIL begins
 	rcpts          int   // accepted ones of this message
@@ -96,7 +98,7 @@ func (d *dialog) bdat(argument string) (code string) {
 // of the text, its end may be hidden; then it is taken to be where the client stood when it heard the reply.
 func (d *dialog) text() bool {
 	start := d.client
-	hidden, found := d.client.text()
+	hidden, found := d.dots.follow(&d.client)
 	if hidden {
 		d.client, found = d.guess(start, d.client, found)
 	}
@@ -109,9 +111,12 @@ func (d *dialog) text() bool {
 
 // guess corrects the end of a text that is hidden in part.
 func (d *dialog) guess(start, end cursor, found bool) (cursor, bool) {
+	if d.silent {
+		return end, found
+	}
 	ahead := d.server
 	_, to, ok := ahead.reply()
-	if !ok {
+	if d.silent = !ok; d.silent {
 		return end, found
 	}
 	heard := d.talk.streams[server].arrival(to - 1)
@@ -148,13 +153,18 @@ func (d *dialog) final() {
 	d.talk.ends = append(d.talk.ends, end)
 }
 
-// reply reads the next reply of the server.
+// reply reads the next reply of the server. Where there is none it stays so, and is not looked for again: it may begin
+// with as many lines as the server likes.
 func (d *dialog) reply() (code string, ok bool) {
+	if d.silent {
+		return "", false
+	}
 	start := d.server.pos
 	code, end, ok := d.server.reply()
 	if ok {
 		d.talk.add(server, reply, code, start, end)
 	}
+	d.silent = !ok
 	return code, ok
 }
 

@@ -17,7 +17,10 @@ func (c Conn) Flights() []Flight { return c.FlightsBetween(time.Time{}, time.Tim
 // are nothing new, save for that of the SYN-ACK. What is sent again belongs to the flight in which it was first. A
 // FIN or RST is a flight of its own if it was sent in answer to something, and no flight otherwise.
 func (c Conn) FlightsBetween(since, until time.Time) []Flight {
-	t := c.read()
+	return c.flights(c.read(), since, until)
+}
+
+func (c Conn) flights(t *talk, since, until time.Time) []Flight {
 	w, err := t.wait(since, until)
 	var all []Flight
 	for side := range t.streams {

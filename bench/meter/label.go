@@ -10,6 +10,8 @@ import (
 const (
 	// maxLabel is how long a label may be, in characters.
 	maxLabel = 40
+	// maxHead is how long its words may be where " …" stands for others behind them.
+	maxHead = maxLabel - 2
 	// maxReplies is how many replies are told one by one.
 	maxReplies = 4
 )
@@ -43,11 +45,8 @@ func (t *talk) label(side int, from, to int64) string {
 
 // tokens returns the words for all that begins in a part of a stream, and the word of what began before it.
 func (t *talk) tokens(side int, from, to int64) (tokens []token, rest string) {
-	for _, it := range t.items[side] {
+	for _, it := range t.during(side, from, to) {
 		octets := min(it.end, to) - max(it.pos, from)
-		if octets <= 0 {
-			continue
-		}
 		var last token
 		if len(tokens) > 0 {
 			last = tokens[len(tokens)-1]
@@ -138,12 +137,29 @@ func (k token) reply(many bool) string {
 	return strings.TrimSuffix(strings.Repeat(k.word+" ", k.n), " ")
 }
 
-// after adds a part of a handshake to those before it: of several that end with the same, the first are told.
+// after adds a part of a handshake to those before it: of several that end with the same, the first are told, and of
+// those as many as a label can hold.
 func (k token) after(words string) string {
-	if head, _, _ := strings.Cut(words, "…"); k.word == "Finished" || k.word == "Done" {
-		return head + "…" + k.word
+	head, _, _ := strings.Cut(words, "…")
+	if k.word == "Finished" || k.word == "Done" {
+		return leadIn(head, "…"+k.word)
 	}
-	return words + " " + k.word
+	if more := words + " " + k.word; utf8.RuneCountInString(more) <= maxHead {
+		return more
+	}
+	return leadIn(head, "…")
+}
+
+// leadIn puts words before a tail, without the last of them where they are too much.
+func leadIn(words, tail string) string {
+	for utf8.RuneCountInString(words+tail) > maxHead {
+		i := strings.LastIndexByte(words, ' ')
+		if i < 0 {
+			break
+		}
+		words = words[:i]
+	}
+	return words + tail
 }
 
 // size writes a number of octets for people: "140 octets", "2.1 KB" of 1024 octets each.
@@ -164,11 +180,17 @@ func size(n int64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(v, 'f', 1, 64), ".0") + unit
 }
 
-// shorten joins words and leaves out those that are too much.
+// shorten joins words and leaves out those that are too much; the first is always told.
 func shorten(words []string) string {
-	s := strings.Join(words, " ")
-	for n := len(words) - 1; utf8.RuneCountInString(s) > maxLabel && n > 0; n-- {
-		s = strings.Join(words[:n], " ") + " …"
+	length, told := -1, 1 // characters up to here, and how many words can have the mark behind them
+	for i, word := range words {
+		length += 1 + utf8.RuneCountInString(word)
+		if length <= maxHead {
+			told = i + 1
+		}
+		if length > maxLabel && i > 0 {
+			return strings.Join(words[:told], " ") + " …"
+		}
 	}
-	return s
+	return strings.Join(words, " ")
 }

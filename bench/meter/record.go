@@ -1,5 +1,10 @@
 package meter
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Types of TLS records, https://www.rfc-editor.org/rfc/rfc8446#section-5.1.
 const (
 	recordChange    = 20
@@ -53,6 +58,9 @@ func (t *talk) readSecure(fromClient, fromServer int64) {
 	} else {
 		t.read12(client, records[client])
 		t.read12(server, records[server])
+	}
+	for side := range t.items { // an alert may stand between parts of a handshake, which came first
+		slices.SortStableFunc(t.items[side], func(a, b item) int { return cmp.Compare(a.pos, b.pos) })
 	}
 }
 

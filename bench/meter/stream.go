@@ -89,11 +89,15 @@ type piece struct {
 	data     []byte    // nil where the link kept none
 	left     time.Time // for the first time
 	arrives  time.Time // when it and all before it had arrived; zero: never
+	latest   time.Time // when the last had left of it and all before it, the SYN apart
 }
 
 // stream is what one side sent, in order: position 0 is the SYN, the data begins at 1. It ends where a segment is
 // missing.
-type stream struct{ pieces []piece }
+type stream struct {
+	pieces []piece
+	steps  int // pieces, octets and items that were looked at: what a peer makes us work, for tests to hold a bound to
+}
 
 // span is what a segment adds to a stream.
 type span struct {
@@ -122,61 +126,7 @@ func newStream(segments []placed) stream {
 			spans = append(spans, span{from, to, nil, p.At, p.Arrives})
 		}
 	}
-	return stream{join(spans)}
-}
-
-// join cuts spans at all their bounds, so that they coincide or are apart, and makes a piece of those that coincide.
-func join(spans []span) []piece {
-	var bounds []int64
-	for _, s := range spans {
-		bounds = append(bounds, s.pos, s.end)
-	}
-	slices.Sort(bounds)
-	bounds = slices.Compact(bounds)
-	slices.SortStableFunc(spans, func(a, b span) int { return cmp.Compare(a.pos, b.pos) })
-
-	var pieces []piece
-	var open []span
-	for i, pos := range bounds {
-		open = slices.DeleteFunc(open, func(s span) bool { return s.end <= pos })
-		for len(spans) > 0 && spans[0].pos == pos {
-			open = append(open, spans[0])
-			spans = spans[1:]
-		}
-		if len(open) == 0 || i == 0 && pos != 0 {
-			break
-		}
-		p := merge(open, pos, bounds[i+1])
-		if i > 0 {
-			p.arrives = inOrder(pieces[i-1].arrives, p.arrives)
-		}
-		pieces = append(pieces, p)
-	}
-	return pieces
-}
-
-// merge makes a piece from pos to end of spans that all reach as far. What was sent first tells its data.
-func merge(spans []span, pos, end int64) piece {
-	p := piece{pos: pos, end: end, left: spans[0].left}
-	var told time.Time
-	for _, s := range spans {
-		p.left = earlier(p.left, s.left)
-		if !s.arrives.IsZero() && (p.arrives.IsZero() || s.arrives.Before(p.arrives)) {
-			p.arrives = s.arrives
-		}
-		if s.data != nil && (p.data == nil || s.left.Before(told)) {
-			p.data, told = s.data[pos-s.pos:end-s.pos], s.left
-		}
-	}
-	return p
-}
-
-// inOrder returns when something has arrived together with what precedes it.
-func inOrder(before, arrives time.Time) time.Time {
-	if before.IsZero() || arrives.IsZero() {
-		return time.Time{}
-	}
-	return later(before, arrives)
+	return join(spans)
 }
 
 // end is the position behind the last octet.
@@ -209,11 +159,13 @@ func (s stream) arrival(pos int64) time.Time {
 }
 
 // since returns the position of the first octet of data that left at or after t; without one, the end.
-func (s stream) since(t time.Time) int64 {
-	for _, p := range s.pieces {
-		if p.pos > 0 && !p.left.Before(t) {
-			return p.pos
-		}
+func (s *stream) since(t time.Time) int64 {
+	i := sort.Search(len(s.pieces), func(i int) bool {
+		s.steps++
+		return i > 0 && !s.pieces[i].latest.Before(t)
+	})
+	if i < len(s.pieces) {
+		return s.pieces[i].pos
 	}
 	return s.end()
 }
@@ -224,13 +176,6 @@ func (s stream) heard(after, upTo time.Time) bool {
 		return s.pieces[i].arrives.IsZero() || s.pieces[i].arrives.After(after)
 	})
 	return i < len(s.pieces) && !s.pieces[i].arrives.IsZero() && !s.pieces[i].arrives.After(upTo)
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
-	}
-	return a
 }
 
 func later(a, b time.Time) time.Time {

@@ -1,9 +1,15 @@
 package meter
 
+import "sort"
+
+// maxItems is how many items are told of each side of a connection: far more than a bench's connection has. What comes
+// behind them is counted in octets.
+const maxItems = 1 << 20
+
 // talk is a connection that was read: what each side sent, and what of it could be made sense of.
 type talk struct {
 	streams [2]stream
-	items   [2][]item // in order
+	items   [2][]item // in order: they are apart, or share a record
 	ends    []ending  // of the messages in clear
 	secure  *secure   // nil: no TLS
 }
@@ -52,7 +58,19 @@ func (t *talk) cursor(side int, pos int64) *cursor {
 }
 
 func (t *talk) add(side int, kind kind, word string, pos, end int64) {
-	if end > pos {
+	if end > pos && len(t.items[side]) < maxItems {
 		t.items[side] = append(t.items[side], item{kind, word, pos, end})
 	}
+}
+
+// during returns the items in a part of a stream. Of those that share a record which began before, it is the last.
+func (t *talk) during(side int, from, to int64) []item {
+	all := t.items[side]
+	first := sort.Search(len(all), func(i int) bool { return all[i].pos >= from })
+	behind := sort.Search(len(all), func(i int) bool { return all[i].pos >= to })
+	if first > 0 && all[first-1].end > from {
+		first--
+	}
+	t.streams[side].steps += behind - first
+	return all[first:behind]
 }
