@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"runtime"
 	"strconv"
 	"strings"
 	"unicode"
@@ -14,17 +13,19 @@ import (
 
 // Benchmarks writes every sample as a line of Go's benchmark format, for benchstat and its kin:
 // https://golang.org/design/14313-benchmark-format. Cells that were skipped have none.
+// "goos" and "goarch" are those of the machine that measured; a report that does not know them has no such lines.
 //
 // "ns/op" is from the first SYN to the arrival of the final reply; "wire-B/op" counts headers too; "free-ns/op", where
 // the client tells it, is how long it waited by its own clock.
 func Benchmarks(w io.Writer, r *bench.Report) error {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "goos: %s\ngoarch: %s\npkg: slipstream/bench\n", runtime.GOOS, runtime.GOARCH)
+	r = cleaned(r)
 	for _, f := range []struct{ key, value string }{
-		{"slipstream", r.Facts.Version}, {"go", r.Facts.Go}, {"system", r.Facts.System}, {"link", r.Facts.Link},
+		{"goos", r.Facts.OS}, {"goarch", r.Facts.Arch}, {"pkg", "slipstream/bench"}, {"slipstream", r.Facts.Version},
+		{"go", r.Facts.Go}, {"system", r.Facts.System}, {"link", r.Facts.Link},
 	} {
 		if f.value != "" {
-			fmt.Fprintf(&b, "%s: %s\n", f.key, clean(f.value))
+			fmt.Fprintf(&b, "%s: %s\n", f.key, f.value)
 		}
 	}
 	for _, res := range r.Results {

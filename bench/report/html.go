@@ -22,7 +22,7 @@ func HTML(w io.Writer, r *bench.Report) error {
 		return err
 	}
 	var b bytes.Buffer
-	if err := t.ExecuteTemplate(&b, "page.html", newPage(r)); err != nil {
+	if err := t.ExecuteTemplate(&b, "page.html", newPage(cleaned(r))); err != nil {
 		return err
 	}
 	_, err = w.Write(b.Bytes())

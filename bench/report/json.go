@@ -9,11 +9,9 @@ import (
 	"slipstream/bench"
 )
 
-// Format is the version of the JSON form. Fields may be added within a version; none changes its meaning.
-const Format = 1
-
-// MaxJSON bounds what ReadJSON takes, in octets.
-const MaxJSON = 256 << 20
+// format is the version of the JSON form. Fields may be added within a version; none changes its meaning. A Slipstream
+// that does not know a field refuses the file and names it.
+const format = 1
 
 // ErrFormat is wrapped by what ReadJSON returns for a file that is no report, or one of another version.
 var ErrFormat = errors.New("this is not a saved report of format 1")
@@ -26,20 +24,21 @@ func JSON(w io.Writer, r *bench.Report) error {
 	return e.Encode(fromReport(r))
 }
 
-// ReadJSON reads what JSON wrote. The result equals what was written, save that times are in UTC and without the
-// monotonic clock.
+// ReadJSON reads what JSON wrote, up to the end of r. The result equals what was written, save that times are in UTC
+// and without the monotonic clock.
+//
+// It takes nothing else: a field that is unknown, missing or there twice, a value that no run can have, more of anything
+// than the limits allow and anything behind the report are errors, which name the field and wrap ErrFormat.
 func ReadJSON(r io.Reader) (*bench.Report, error) {
-	limited := &io.LimitedReader{R: r, N: MaxJSON + 1}
-	d := json.NewDecoder(limited)
-	var f jsonReport
-	if err := d.Decode(&f); err != nil {
-		if limited.N <= 0 {
-			return nil, fmt.Errorf("%w: more than %d MB", ErrFormat, MaxJSON>>20)
-		}
-		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	limited := &io.LimitedReader{R: r, N: maxFile + 1}
+	in := newReader(limited)
+	saved := in.report()
+	in.end()
+	switch {
+	case limited.N <= 0:
+		return nil, fmt.Errorf("%w: it is larger than %d MB", ErrFormat, maxFile>>20)
+	case in.err != nil:
+		return nil, fmt.Errorf("%w: %w", ErrFormat, in.err)
 	}
-	if f.Format != Format {
-		return nil, fmt.Errorf("%w: its format is %d", ErrFormat, f.Format)
-	}
-	return f.report(), nil
+	return saved, nil
 }

@@ -4,10 +4,9 @@ import (
 	"time"
 
 	"slipstream/bench"
-	"slipstream/bench/meter"
 )
 
-// The types of this file are the JSON form. They are apart from those of package bench so that a renamed field there
+// The types of this file are the JSON form as it is written; json_read.go reads it. They are apart from those of package bench so that a renamed field there
 // does not change files that people keep.
 
 type jsonReport struct {
@@ -23,6 +22,8 @@ type jsonFacts struct {
 	Link       string        `json:"link"`
 	Slipstream string        `json:"slipstream_version"`
 	Go         string        `json:"go_version"`
+	OS         string        `json:"os"`
+	Arch       string        `json:"arch"`
 	System     string        `json:"system"`
 	Peers      []string      `json:"peers"`
 	Sysctls    []string      `json:"sysctls"`
@@ -31,18 +32,18 @@ type jsonFacts struct {
 }
 
 type jsonResult struct {
-	Name     string          `json:"name"` // of the cell; not read
-	Scenario jsonScenario    `json:"scenario"`
-	Path     bench.Path      `json:"path"`
-	Size     int             `json:"size_octets"`
-	RTT      time.Duration   `json:"rtt_ns"`
-	Skipped  string          `json:"skipped,omitempty"`
-	Peers    []string        `json:"peers"`
-	Samples  []jsonSample    `json:"samples"`
-	Since    *time.Time      `json:"flights_since,omitempty"`
-	Flights  []jsonFlight    `json:"flights"`
-	Growth   []jsonGrowth    `json:"growth"`
-	Median   *jsonSampleRead `json:"median,omitempty"` // for people; not read
+	Name     string        `json:"name"` // of the cell; for people
+	Scenario jsonScenario  `json:"scenario"`
+	Path     bench.Path    `json:"path"`
+	Size     int           `json:"size_octets"`
+	RTT      time.Duration `json:"rtt_ns"`
+	Skipped  string        `json:"skipped,omitempty"`
+	Peers    []string      `json:"peers"`
+	Samples  []jsonSample  `json:"samples"`
+	Since    *time.Time    `json:"flights_since,omitempty"`
+	Flights  []jsonFlight  `json:"flights"`
+	Growth   []jsonGrowth  `json:"growth"`
+	Median   *jsonMedian   `json:"median,omitempty"` // for people
 }
 
 type jsonScenario struct {
@@ -74,7 +75,7 @@ type jsonSample struct {
 	FastOpen    bool          `json:"data_in_syn"`
 }
 
-type jsonSampleRead struct {
+type jsonMedian struct {
 	Trips   float64       `json:"trips"`
 	Elapsed time.Duration `json:"elapsed_ns"`
 }
@@ -98,8 +99,9 @@ type jsonGrowth struct {
 
 func fromReport(r *bench.Report) jsonReport {
 	f := r.Facts
-	out := jsonReport{Format: Format, Results: make([]jsonResult, 0, len(r.Results)), Facts: jsonFacts{
-		Begun: f.Begun.UTC(), Took: f.Took, Ground: f.Ground, Link: f.Link, Slipstream: f.Version, Go: f.Go, System: f.System,
+	out := jsonReport{Format: format, Results: make([]jsonResult, 0, len(r.Results)), Facts: jsonFacts{
+		Begun: f.Begun.UTC(), Took: f.Took, Ground: f.Ground, Link: f.Link, Slipstream: f.Version, Go: f.Go,
+		OS: f.OS, Arch: f.Arch, System: f.System,
 		Peers: f.Peers, Sysctls: f.Sysctls, Tickets: f.Tickets, Warnings: f.Warnings,
 	}}
 	for _, res := range r.Results {
@@ -119,7 +121,7 @@ func fromResult(res bench.Result) jsonResult {
 	}
 	if len(res.Samples) > 0 {
 		m := res.Median()
-		out.Median = &jsonSampleRead{m.Trips, m.Elapsed}
+		out.Median = &jsonMedian{m.Trips, m.Elapsed}
 	}
 	if len(res.Flights) > 0 {
 		since := res.Flights[0].Start.UTC()
@@ -152,54 +154,4 @@ func offset(t, since time.Time) *time.Duration {
 	}
 	d := t.Sub(since)
 	return &d
-}
-
-func (f jsonReport) report() *bench.Report {
-	out := &bench.Report{Facts: bench.Facts{
-		Begun: f.Facts.Begun, Took: f.Facts.Took, Ground: f.Facts.Ground, Link: f.Facts.Link, Version: f.Facts.Slipstream,
-		Go: f.Facts.Go, System: f.Facts.System, Peers: f.Facts.Peers, Sysctls: f.Facts.Sysctls, Tickets: f.Facts.Tickets,
-		Warnings: f.Facts.Warnings,
-	}}
-	for _, res := range f.Results {
-		out.Results = append(out.Results, res.result())
-	}
-	return out
-}
-
-func (f jsonResult) result() bench.Result {
-	out := bench.Result{
-		Cell:    bench.Cell{Scenario: f.Scenario.scenario(), Path: f.Path, Size: f.Size, RTT: f.RTT},
-		Skipped: f.Skipped, Peers: f.Peers,
-	}
-	for _, s := range f.Samples {
-		out.Samples = append(out.Samples, bench.Sample(s))
-	}
-	var since time.Time
-	if f.Since != nil {
-		since = *f.Since
-	}
-	moment := func(d *time.Duration) time.Time {
-		if d == nil {
-			return time.Time{}
-		}
-		return since.Add(*d)
-	}
-	for _, fl := range f.Flights {
-		out.Flights = append(out.Flights, meter.Flight{
-			FromServer: fl.FromServer, Start: since.Add(fl.Start), End: since.Add(fl.End),
-			Arrives: moment(fl.Arrives), Complete: moment(fl.Complete),
-			Packets: fl.Packets, Octets: fl.Octets, Label: fl.Label, Final: fl.Final,
-		})
-	}
-	for _, p := range f.Growth {
-		out.Growth = append(out.Growth, meter.Point(p))
-	}
-	return out
-}
-
-func (f jsonScenario) scenario() bench.Scenario {
-	return bench.Scenario{
-		Direction: f.Direction, Channel: f.Channel, State: f.State, FastOpen: f.FastOpen, Client: f.Client, Server: f.Server,
-		Trips: bench.Trips(f.Trips), Default: f.Default, Bodies: f.Bodies,
-	}
 }

@@ -86,15 +86,16 @@ type row struct {
 // headlineRTT is the trip time that pictures are drawn for; of those measured the nearest is taken.
 const headlineRTT = 100 * time.Millisecond
 
+// newPage says all of a report that was cleaned.
 func newPage(r *bench.Report) page {
-	p := page{Version: r.Facts.Version, Gaps: gaps(r), Warnings: r.Facts.Warnings}
+	all := groups(r)
+	p := page{Version: r.Facts.Version, Gaps: gaps(all), Warnings: r.Facts.Warnings}
 	circumstances := r.Facts
 	circumstances.Warnings = nil // they stand at the top
 	p.Facts = factList(circumstances)
 	if !r.Facts.Begun.IsZero() {
 		p.When = r.Facts.Begun.Format("2 January 2006")
 	}
-	all := groups(r)
 	chosen := make([]pair, len(all))
 	for i, g := range all {
 		chosen[i] = g.headline(headlineRTT)
@@ -228,18 +229,20 @@ func longestBar(chosen []pair) float64 {
 	return longest
 }
 
-// commonest finds the message and link that most comparisons are of.
+// commonest finds the message and link that most comparisons are of; of several, the first.
 func commonest(chosen []pair) pair {
+	type what struct {
+		size int
+		rtt  time.Duration
+	}
+	times := make(map[what]int)
+	for _, p := range chosen {
+		times[what{p.size, p.rtt}]++
+	}
 	var best pair
 	most := 0
 	for _, p := range chosen {
-		n := 0
-		for _, q := range chosen {
-			if q.size == p.size && q.rtt == p.rtt {
-				n++
-			}
-		}
-		if n > most {
+		if n := times[what{p.size, p.rtt}]; n > most {
 			best, most = p, n
 		}
 	}

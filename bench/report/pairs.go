@@ -2,7 +2,6 @@ package report
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"slipstream/bench"
@@ -25,32 +24,41 @@ type group struct {
 
 // groups sorts the results by scenario, and within it by what is compared, each in the order of their first appearance.
 func groups(r *bench.Report) []group {
+	type what struct {
+		group int
+		size  int
+		rtt   time.Duration
+	}
 	var all []group
+	byName, byWhat := make(map[string]int), make(map[what]int)
 	for i := range r.Results {
 		res := &r.Results[i]
-		name := res.Cell.Scenario.Name()
-		g := slices.IndexFunc(all, func(g group) bool { return g.scenario.Name() == name })
-		if g < 0 {
-			g = len(all)
-			all = append(all, group{scenario: res.Cell.Scenario})
+		c := res.Cell
+		name := c.Scenario.Name()
+		at, known := byName[name]
+		if !known {
+			at = len(all)
+			byName[name] = at
+			all = append(all, group{scenario: c.Scenario})
 		}
-		all[g].add(res)
+		g, w := &all[at], what{at, c.Size, c.RTT}
+		n, known := byWhat[w]
+		if !known {
+			n = len(g.pairs)
+			byWhat[w] = n
+			g.pairs = append(g.pairs, pair{scenario: c.Scenario, size: c.Size, rtt: c.RTT})
+		}
+		g.pairs[n].put(res)
 	}
 	return all
 }
 
-func (g *group) add(res *bench.Result) {
-	c := res.Cell
-	i := slices.IndexFunc(g.pairs, func(p pair) bool { return p.size == c.Size && p.rtt == c.RTT })
-	if i < 0 {
-		i = len(g.pairs)
-		g.pairs = append(g.pairs, pair{scenario: c.Scenario, size: c.Size, rtt: c.RTT})
-	}
-	switch c.Path {
+func (p *pair) put(res *bench.Result) {
+	switch res.Cell.Path {
 	case bench.Direct:
-		g.pairs[i].direct = res
+		p.direct = res
 	case bench.Through:
-		g.pairs[i].through = res
+		p.through = res
 	}
 }
 
@@ -81,29 +89,30 @@ type gap struct {
 }
 
 // gaps collects what was not measured, each reason once.
-func gaps(r *bench.Report) []gap {
-	var all []gap
-	note := func(reason, name string) {
-		i := slices.IndexFunc(all, func(g gap) bool { return g.Reason == reason })
-		if i < 0 {
-			i = len(all)
-			all = append(all, gap{Reason: reason})
-		}
-		if !slices.Contains(all[i].Names, name) {
-			all[i].Names = append(all[i].Names, name)
-		}
-	}
-	for _, g := range groups(r) {
+func gaps(all []group) []gap {
+	var out []gap
+	byReason := make(map[string]int)
+	for _, g := range all {
 		for _, path := range bench.Paths() {
 			name := fmt.Sprintf("%s/%s", g.scenario.Name(), path)
+			noted := make(map[string]bool) // reasons, of this name
 			for _, p := range g.pairs {
-				if reason := p.why(path); reason != "" {
-					note(reason, name)
+				reason := p.why(path)
+				if reason == "" || noted[reason] {
+					continue
 				}
+				noted[reason] = true
+				i, known := byReason[reason]
+				if !known {
+					i = len(out)
+					byReason[reason] = i
+					out = append(out, gap{Reason: reason})
+				}
+				out[i].Names = append(out[i].Names, name)
 			}
 		}
 	}
-	return all
+	return out
 }
 
 // why tells why a path has no figures; "" if it has.

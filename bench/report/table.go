@@ -29,10 +29,12 @@ func Table(w io.Writer, r *bench.Report, o TableOptions) error {
 	}
 	t := &table{TableOptions: o}
 	t.head()
-	for _, g := range groups(r) {
+	r = cleaned(r)
+	all := groups(r)
+	for _, g := range all {
 		t.group(g)
 	}
-	t.gaps(gaps(r))
+	t.gaps(gaps(all))
 	t.facts(r.Facts)
 	_, err := w.Write(t.out.Bytes())
 	return err
@@ -66,7 +68,7 @@ func (t *table) line(parts ...string) {
 
 // text writes a paragraph with a hanging indent.
 func (t *table) text(indent, text string) {
-	for _, l := range wrap(clean(text), t.Width-utf8.RuneCountInString(indent)) {
+	for _, l := range wrap(text, t.Width-utf8.RuneCountInString(indent)) {
 		t.line(indent, l)
 	}
 }
@@ -85,7 +87,7 @@ func (t *table) head() {
 
 func (t *table) group(g group) {
 	t.line()
-	who, how := clean(whoWords(g.scenario)), clean(howWords(g.scenario))
+	who, how := whoWords(g.scenario), howWords(g.scenario)
 	if utf8.RuneCountInString(who+how)+2 <= t.Width {
 		t.line(t.style(bold, who), t.style(dim, "  "+how))
 	} else {
@@ -166,7 +168,7 @@ func (t *table) gaps(gaps []gap) {
 	for _, g := range gaps {
 		t.text("  ", g.Reason)
 		for _, name := range g.Names {
-			t.line(t.style(dim, "    "+clean(name)))
+			t.line(t.style(dim, "    "+name))
 		}
 	}
 }
@@ -176,7 +178,7 @@ func (t *table) facts(f bench.Facts) {
 	for _, f := range factList(f) {
 		name := left(f.Name, 14)
 		for _, text := range f.Lines {
-			for _, l := range wrap(clean(text), t.Width-len(name)) {
+			for _, l := range wrap(text, t.Width-len(name)) {
 				t.line(t.style(dim, name), l)
 				name = strings.Repeat(" ", len(name))
 			}

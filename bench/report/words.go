@@ -157,7 +157,8 @@ func sizeWords(octets int) string {
 	return name
 }
 
-// clean makes text of unknown origin fit for one line of a terminal: nothing in it moves the cursor.
+// clean makes text of unknown origin fit for one line: nothing in it moves the cursor of a terminal, or turns the
+// direction of what stands beside it. https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
 func clean(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -219,7 +220,11 @@ func factList(f bench.Facts) []fact {
 	add("on", f.Ground)
 	add("link", f.Link)
 	add("slipstream", f.Version)
-	add("go", f.Go)
+	platform := ""
+	if f.OS != "" && f.Arch != "" {
+		platform = f.OS + "/" + f.Arch
+	}
+	add("go", strings.TrimSpace(f.Go+" "+platform))
 	add("system", f.System)
 	add("peers", f.Peers...)
 	add("TLS sessions", f.Tickets)

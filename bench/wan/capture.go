@@ -12,6 +12,10 @@ import (
 // capture, so that a slow disk does not delay packets.
 const captureBacklog = 16 << 20
 
+// CaptureLinger is how long a capture's writer may take over what was not written yet when the capture ends, and over
+// the head when it begins. After that it is left alone with what it has, and is given no more.
+const CaptureLinger = 5 * time.Second
+
 // Numbers of the capture file: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html
 const (
 	pcapMagic    = 0xa1b23c4d // times are in nanoseconds
@@ -23,9 +27,10 @@ const (
 
 // A capture writes packets to a file. One goroutine does the writing.
 type capture struct {
-	w    io.Writer
-	wake chan struct{} // something is pending, or end was called
-	done chan struct{} // the goroutine has ended
+	w     io.Writer
+	wake  chan struct{} // something is pending, or end was called
+	begun chan struct{} // the head is written, or cannot be
+	done  chan struct{} // the goroutine has ended
 
 	mu      sync.Mutex // guards what follows; never held while w is written to, for add must not wait
 	pending []byte
@@ -34,21 +39,27 @@ type capture struct {
 	err     error // of w
 }
 
-// newCapture writes the head of the file and starts the goroutine, which ends with end.
+// newCapture starts the goroutine, which ends with end, and has it write the head of the file.
 func newCapture(w io.Writer) (*capture, error) {
+	c := &capture{w: w, wake: make(chan struct{}, 1), begun: make(chan struct{}), done: make(chan struct{})}
+	go c.run()
+	c.await(c.begun)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c, nil
+}
+
+func captureHead() []byte {
 	head := make([]byte, 0, pcapFileHead)
 	head = binary.LittleEndian.AppendUint32(head, pcapMagic)
 	head = binary.LittleEndian.AppendUint16(head, 2) // version 2.4
 	head = binary.LittleEndian.AppendUint16(head, 4)
 	head = append(head, make([]byte, 8)...) // reserved
 	head = binary.LittleEndian.AppendUint32(head, pcapSnap)
-	head = binary.LittleEndian.AppendUint32(head, pcapLinkRaw)
-	if _, err := w.Write(head); err != nil {
-		return nil, fmt.Errorf("wan: capture: %w", err)
-	}
-	c := &capture{w: w, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go c.run()
-	return c, nil
+	return binary.LittleEndian.AppendUint32(head, pcapLinkRaw)
 }
 
 // add takes a packet over, at once.
@@ -81,6 +92,14 @@ func (c *capture) signal() {
 // run writes what is pending until end was called and nothing is.
 func (c *capture) run() {
 	defer close(c.done)
+	_, err := c.w.Write(captureHead())
+	if err != nil {
+		c.fail(err)
+	}
+	close(c.begun)
+	if err != nil {
+		return
+	}
 	var spare []byte
 	for {
 		c.mu.Lock()
@@ -105,16 +124,37 @@ func (c *capture) run() {
 func (c *capture) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.err, c.pending = fmt.Errorf("wan: capture: %w", err), nil
+	if c.pending = nil; c.err == nil {
+		c.err = fmt.Errorf("wan: capture: %w", err)
+	}
 }
 
-// end has the goroutine write out what is pending and waits for it. The error says why the file is not complete.
+// await waits until the writer is done with something, or fails the capture: the writer has then the goroutine to
+// itself, which ends when the writer returns.
+func (c *capture) await(done <-chan struct{}) {
+	linger := time.NewTimer(CaptureLinger)
+	defer linger.Stop()
+	select {
+	case <-done:
+	case <-linger.C:
+		c.mu.Lock()
+		c.ended = true
+		c.mu.Unlock()
+		c.fail(errStuck)
+	}
+}
+
+// errStuck says why a capture was given up.
+var errStuck = fmt.Errorf("the writer did not return within %v; what it has not written is lost", CaptureLinger)
+
+// end has the goroutine write out what is pending and waits for it, no longer than CaptureLinger. The error says why the
+// file is not complete.
 func (c *capture) end() error {
 	c.mu.Lock()
 	c.ended = true
 	c.mu.Unlock()
 	c.signal()
-	<-c.done
+	c.await(c.done)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil && c.missed > 0 {

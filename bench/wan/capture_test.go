@@ -5,7 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -47,12 +49,12 @@ func TestCapture(t *testing.T) {
 
 // stuck is a writer that waits from its second write on.
 type stuck struct {
-	writes int
+	writes atomic.Int32
 	free   chan struct{}
 }
 
 func (s *stuck) Write(p []byte) (int, error) {
-	if s.writes++; s.writes > 1 {
+	if s.writes.Add(1) > 1 {
 		<-s.free
 	}
 	return len(p), nil
@@ -73,6 +75,43 @@ func TestSlowCapture(t *testing.T) {
 	close(w.free)
 	if err := c.end(); err == nil || !strings.Contains(err.Error(), "left out") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// A writer that does not return costs the capture what is left, and whoever ends it no more than CaptureLinger.
+func TestStuckCapture(t *testing.T) {
+	for name, before := range map[string]int32{"head": 1, "packets": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &Link{traffic: newTraffic(Config{}, time.Now()), carrier: &carrier{done: make(chan struct{})}}
+				w := &stuck{free: make(chan struct{})}
+				w.writes.Store(before)
+				begun := time.Now()
+				err := l.Capture(w)
+				if before == 0 {
+					if err != nil {
+						t.Fatal(err)
+					}
+					for range 3 { // one is with the writer, the others wait
+						l.traffic.judge(near, packet4(0, tcpHeader(flagACK)), 0)
+						synctest.Wait()
+					}
+					err = l.Capture(nil) // as Close does
+				}
+				if !errors.Is(err, errStuck) || time.Since(begun) != CaptureLinger {
+					t.Errorf("%v, after %v", err, time.Since(begun))
+				}
+				if err := l.Capture(nil); err != nil {
+					t.Errorf("a capture that was given up is still there: %v", err)
+				}
+				writes := w.writes.Load()
+				close(w.free)
+				synctest.Wait() // the goroutine ends with the test's bubble, or that panics
+				if more := w.writes.Load() - writes; more != 0 {
+					t.Errorf("%d writes after the end", more)
+				}
+			})
+		})
 	}
 }
 

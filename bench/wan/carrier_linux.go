@@ -23,9 +23,10 @@ const (
 type carrier struct {
 	traffic    *traffic
 	namespaces [2]*namespace
-	devices    [2]int // theirs
-	stop       int    // an event descriptor that ends the thread
-	thread     int    // its number
+	devices    [2]int        // theirs
+	stop       int           // an event descriptor that ends the thread
+	thread     int           // its number
+	before     time.Duration // processor time that the thread had taken before it was ours
 	done       chan struct{}
 
 	// Set before done is closed.
@@ -37,7 +38,7 @@ type carrier struct {
 	missed int64
 }
 
-// startCarrier starts the thread, which ends with end.
+// startCarrier puts a thread to work, until end.
 func startCarrier(t *traffic, namespaces [2]*namespace) (*carrier, error) {
 	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -50,21 +51,38 @@ func startCarrier(t *traffic, namespaces [2]*namespace) (*carrier, error) {
 	ready := make(chan struct{})
 	go func() {
 		defer close(c.done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, since its priority is not for others
+		runtime.LockOSThread()
 		c.thread = unix.Gettid()
+		c.before, _ = threadTime(c.thread)
 		close(ready)
-		c.hurry()
+		// The thread is given back rather than ended: it may have forked a process with Pdeathsig, which would end with it.
+		// Only one that cannot be restored ends, since its priority is not for others.
+		restore := hurry()
 		c.err = c.run()
-		c.cpu, _ = threadTime(c.thread)
+		c.cpu = c.took()
+		if restore() {
+			runtime.UnlockOSThread()
+		}
 	}()
 	<-ready
 	return c, nil
 }
 
 // hurry has the kernel wake the calling thread when it asked for, and before others. Where it may not, it is later.
-func (c *carrier) hurry() {
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) // nanoseconds; 50 µs otherwise
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, urgency)
+// restore makes the thread what it was, and says whether it could.
+func hurry() (restore func() bool) {
+	slack, errSlack := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	nice, errNice := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	nice = 20 - nice // the system call turns it round: see getpriority(2)
+
+	hurried := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0) == nil // nanoseconds; 50 µs otherwise
+	raised := nice > urgency && unix.Setpriority(unix.PRIO_PROCESS, 0, urgency) == nil
+	return func() bool {
+		if hurried && (errSlack != nil || unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0) != nil) {
+			return false
+		}
+		return !raised || errNice == nil && unix.Setpriority(unix.PRIO_PROCESS, 0, nice) == nil
+	}
 }
 
 // run moves packets until it is told to stop, or a device has gone.
@@ -142,7 +160,7 @@ func (c *carrier) write(way int, packet []byte) error {
 	return err
 }
 
-// end stops the thread and closes the devices.
+// end has the thread stop and closes the devices.
 func (c *carrier) end() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,12 +182,19 @@ func (c *carrier) costs() (cpu time.Duration, missed int64) {
 	if c.ended {
 		return c.cpu, c.missed
 	}
-	cpu, err := threadTime(c.thread)
-	if err != nil { // it has ended by itself
-		<-c.done
+	select {
+	case <-c.done: // it has ended by itself
 		cpu = c.cpu
+	default:
+		cpu = c.took()
 	}
 	return cpu, c.dropped()
+}
+
+// took is the processor time of the thread since it is ours.
+func (c *carrier) took() time.Duration {
+	now, _ := threadTime(c.thread) // of a thread that has ended in this moment: none
+	return max(0, now-c.before)
 }
 
 // dropped is how many packets the devices could not hold for us.

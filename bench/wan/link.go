@@ -89,6 +89,10 @@ func (s *Stats) count(octets int, f fate) {
 }
 
 // A Link joins two network namespaces. Its methods may be called from several goroutines.
+//
+// It takes a thread of the program for itself and gives it back with Close, as it was. Where the kernel does not let it
+// restore the thread's priority, the thread ends with Close instead, and with it every process that was started with
+// Pdeathsig (see prctl(2), PR_SET_PDEATHSIG) by whatever goroutine had happened to run on that thread before.
 type Link struct {
 	sides   [2]*Side
 	traffic *traffic
@@ -99,8 +103,9 @@ type Link struct {
 	closed   error // what Close returns
 }
 
-// Open makes a link. The context is for the opening alone. The error wraps ErrUnavailable where this machine cannot;
-// other errors are about the Config.
+// Open makes a link. The context is for the opening alone: when it ends before that is done, what was made is taken down
+// again, and the error wraps that of the context. The error wraps ErrUnavailable where this machine cannot; other errors
+// are about the Config.
 func Open(ctx context.Context, c Config) (*Link, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -108,7 +113,7 @@ func Open(ctx context.Context, c Config) (*Link, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return open(c)
+	return open(ctx, c)
 }
 
 // Near returns the side with 198.18.0.1.
@@ -160,6 +165,9 @@ func (l *Link) Carried() Stats {
 // (magic number a1b23c4d, link type 101, raw IP), until Close or the next Capture; nil captures no more. It returns
 // once all packets of the capture before, if there was one, are written, and the error is about that one; or about
 // writing the head of the new one. Only one goroutine writes to w, and no packet on the link waits for it.
+//
+// A w that does not return is waited for no longer than CaptureLinger, for the head of a file and again for the rest of
+// it. The error then says so; the goroutine remains until w returns, and writes nothing after that.
 func (l *Link) Capture(w io.Writer) error {
 	l.captures.Lock()
 	defer l.captures.Unlock()
@@ -184,7 +192,8 @@ func (l *Link) Capture(w io.Writer) error {
 // errClosed is what a closed link answers.
 var errClosed = errors.New("wan: the link is closed")
 
-// Close ends the link: the devices, its hold on the namespaces, its thread and its goroutines are gone when it returns.
+// Close ends the link: the devices, its hold on the namespaces, its thread and its goroutines are gone when it returns,
+// save for a goroutine that a capture's writer does not let go of within CaptureLinger, which is an error.
 // What was under way is lost. Connections through the link notice nothing but silence, and processes that were started
 // at a side go on; both are the caller's to end. A second Close does nothing and returns the same.
 func (l *Link) Close() error {

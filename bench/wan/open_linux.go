@@ -1,6 +1,7 @@
 package wan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -27,7 +28,7 @@ const (
 )
 
 // open makes both sides and sets the carrier to work.
-func open(c Config) (*Link, error) {
+func open(ctx context.Context, c Config) (*Link, error) {
 	// 198.18.0.0/15 and 2001:2::/48 are for benchmarks and are routed nowhere.
 	// https://www.rfc-editor.org/rfc/rfc2544#appendix-C.2.2 https://www.rfc-editor.org/rfc/rfc5180#section-8
 	v4 := [2]netip.Addr{netip.AddrFrom4([4]byte{198, 18, 0, 1}), netip.AddrFrom4([4]byte{198, 18, 0, 2})}
@@ -37,7 +38,7 @@ func open(c Config) (*Link, error) {
 	for way := range l.sides {
 		s := &Side{addr: v4[way]}
 		n, err := newNamespace(func(n *namespace) (err error) {
-			s.addr6, err = furnish(n, c, [2]netip.Addr{v4[way], v4[1-way]}, [2]netip.Addr{v6[way], v6[1-way]})
+			s.addr6, err = furnish(ctx, n, c, [2]netip.Addr{v4[way], v4[1-way]}, [2]netip.Addr{v6[way], v6[1-way]})
 			return err
 		})
 		if err != nil {
@@ -45,8 +46,11 @@ func open(c Config) (*Link, error) {
 		}
 		s.namespace, l.sides[way], namespaces[way] = n, s, n
 	}
-	var err error
-	if l.carrier, err = startCarrier(l.traffic, namespaces); err != nil {
+	err := ctx.Err()
+	if err == nil {
+		l.carrier, err = startCarrier(l.traffic, namespaces)
+	}
+	if err != nil {
 		return nil, errors.Join(err, discard(namespaces))
 	}
 	return l, nil
@@ -64,13 +68,16 @@ func discard(namespaces [2]*namespace) error {
 
 // furnish sets up the namespace of the calling thread: loopback, device, addresses (ours, the other side's), settings.
 // It returns our IPv6 address, if there is IPv6.
-func furnish(n *namespace, c Config, v4, v6 [2]netip.Addr) (netip.Addr, error) {
+func furnish(ctx context.Context, n *namespace, c Config, v4, v6 [2]netip.Addr) (netip.Addr, error) {
 	loopback, err := netlink.LinkByName("lo")
 	if err == nil {
 		err = netlink.LinkSetUp(loopback)
 	}
 	if err != nil {
 		return netip.Addr{}, missing("a loopback in a network namespace", err)
+	}
+	if err := ctx.Err(); err != nil {
+		return netip.Addr{}, err
 	}
 	hasIPv6, err := hushIPv6()
 	if err != nil {
@@ -85,7 +92,11 @@ func furnish(n *namespace, c Config, v4, v6 [2]netip.Addr) (netip.Addr, error) {
 	} else {
 		v6[0] = netip.Addr{}
 	}
-	if err := setUpDevice(c.mtu(), pairs); err != nil {
+	err = setUpDevice(ctx, c.mtu(), pairs)
+	if over := ctx.Err(); over != nil {
+		return netip.Addr{}, over
+	}
+	if err != nil {
 		return netip.Addr{}, missing("the set-up of a TUN device", err)
 	}
 	return v6[0], writeSysctls(c.Sysctls)
@@ -128,7 +139,7 @@ func openDevice() (int, error) {
 }
 
 // setUpDevice brings the device up and gives it its addresses, each with that of the other side and so the route to it.
-func setUpDevice(mtu int, pairs [][2]netip.Addr) error {
+func setUpDevice(ctx context.Context, mtu int, pairs [][2]netip.Addr) error {
 	device, err := netlink.LinkByName(deviceName)
 	if err != nil {
 		return err
@@ -145,7 +156,7 @@ func setUpDevice(mtu int, pairs [][2]netip.Addr) error {
 	}
 	// The kernel finds out later, on its own thread, that a device runs. If an IPv6 address comes before that, it may
 	// stay without its route.
-	if err := await(running); err != nil {
+	if err := await(ctx, running); err != nil {
 		return err
 	}
 	for _, p := range pairs {
@@ -157,16 +168,28 @@ func setUpDevice(mtu int, pairs [][2]netip.Addr) error {
 			return fmt.Errorf("address %s: %w", p[0], err)
 		}
 	}
-	return await(func() error { return usable(device, pairs) })
+	return await(ctx, func() error { return usable(device, pairs) })
 }
 
-// await waits for the kernel to get something done.
-func await(done func() error) error {
-	err := done()
-	for end := time.Now().Add(patience); err != nil && time.Now().Before(end); err = done() {
-		time.Sleep(time.Millisecond)
+// await waits for the kernel to get something done, no longer than patience; the error says what is not.
+func await(ctx context.Context, done func() error) error {
+	end := time.NewTimer(patience)
+	defer end.Stop()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := done()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-end.C:
+			return err
+		case <-tick.C:
+		}
 	}
-	return err
 }
 
 // running says what keeps the device from running.

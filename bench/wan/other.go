@@ -3,12 +3,13 @@
 package wan
 
 import (
+	"context"
 	"fmt"
 	"runtime"
 	"time"
 )
 
-func open(Config) (*Link, error) {
+func open(context.Context, Config) (*Link, error) {
 	return nil, fmt.Errorf("%w: it needs Linux, and this is %s", ErrUnavailable, runtime.GOOS)
 }
 

@@ -25,7 +25,8 @@ func (s *Side) Addr6() netip.Addr { return s.addr6 }
 // Do calls f on a thread inside the namespace and returns its error. Sockets that f itself makes, and processes that it
 // starts, live there; goroutines that it starts do not. A dialer with a Control function belongs in here.
 //
-// A process that is started with Pdeathsig ends with the thread, which may be soon.
+// A process that is started with Pdeathsig ends with the thread: that is soon if f, or whatever runs on the thread later,
+// leaves it in a state from which it cannot be taken back. See Link too.
 func (s *Side) Do(f func() error) error { return s.namespace.do(f) }
 
 // Listen makes a listener at this side, at its address on the link, its loopback or, without an address, both.

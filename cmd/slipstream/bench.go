@@ -115,8 +115,8 @@ func (c *benchRunCmd) choice() (bench.Choice, error) {
 		choice.Match = re
 	}
 	for _, rtt := range c.RTT {
-		if rtt <= 0 || rtt > maxRTT {
-			return choice, fmt.Errorf("--rtt: %v is not between 0 and %v", rtt, maxRTT)
+		if rtt < minRTT || rtt > maxRTT {
+			return choice, fmt.Errorf("--rtt: %v is not between %v and %v", rtt, minRTT, maxRTT)
 		}
 	}
 	for _, text := range c.Size {
@@ -135,6 +135,7 @@ func (c *benchRunCmd) choice() (bench.Choice, error) {
 
 // What can be asked for.
 const (
+	minRTT   = 100 * time.Microsecond
 	maxRTT   = 2 * time.Second
 	minSize  = 512
 	maxSize  = 32 << 20
