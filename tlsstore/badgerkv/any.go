@@ -1,0 +1,87 @@
+package badgerkv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"slipstream/tlsstore"
+)
+
+// aside is what is put behind the name of a directory that cannot be used.
+const aside = ".bad"
+
+// OpenAny opens the directory as [Open] does, or else something that does as well for a while. It never fails. What was
+// sealed with another key or is damaged is put aside, as Dir with ".bad" behind it, where an older one goes for it, and
+// a new directory is begun. In all other cases the KV is [tlsstore.Memory]. The warnings are for people: what happened,
+// what it means, and what to do.
+func OpenAny(o Options) (kv tlsstore.KV, warnings []string) {
+	k, err := Open(o)
+	if errors.Is(err, ErrKey) || errors.Is(err, ErrCorrupt) {
+		reason := err
+		if err = putAside(o.Dir); err != nil {
+			warnings = append(warnings, fmt.Sprintf("%v, and it cannot be put aside either (%v): "+
+				"remove %s yourself", reason, err, o.Dir))
+			return tlsstore.Memory(), append(warnings, inMemory)
+		}
+		warnings = append(warnings, putAsideWarning(o.Dir, reason))
+		k, err = Open(o)
+	}
+	if err != nil {
+		return tlsstore.Memory(), append(warnings, fmt.Sprintf("%v: %s", err, advice(o.Dir, err)), inMemory)
+	}
+	return k, warnings
+}
+
+const inMemory = "what is learned about peers is kept in memory only, and lost when the process ends; " +
+	"mail flows as it would, a little slower after each start"
+
+func putAsideWarning(dir string, reason error) string {
+	doing := "nothing has to be done, and " + dir + aside + " may be removed"
+	if errors.Is(reason, ErrKey) {
+		doing = "if the key was not changed on purpose, stop, put the old one back and rename " + dir + aside +
+			" to " + dir + "; else nothing has to be done"
+	}
+	return fmt.Sprintf("%v: the store was put aside as %s, and a new one was begun, "+
+		"so that peers are learned anew; %s", reason, dir+aside, doing)
+}
+
+// advice says what to do.
+func advice(dir string, err error) string {
+	switch {
+	case errors.Is(err, ErrLocked):
+		return "end the other process that uses " + dir + ", or give this one a directory of its own, and restart"
+	case errors.Is(err, ErrReadOnly):
+		return "make " + dir + " writable for this user, and restart"
+	case errors.Is(err, ErrFull):
+		return fmt.Sprintf("make room (%d MiB must be free where %s is), and restart", Reserve>>20, dir)
+	case errors.Is(err, ErrForeign):
+		return "name an empty directory, or one that is missing, and restart"
+	case errors.Is(err, ErrUnsupported):
+		return "nothing can be done about it"
+	}
+	return "see to that, and restart"
+}
+
+// putAside renames a directory, and removes what was put aside before. It touches nothing but what is ours, and nothing
+// that another process uses.
+func putAside(dir string) error {
+	dir = filepath.Clean(dir)
+	for _, d := range []string{dir, dir + aside} {
+		lock, err := lockDir(d)
+		if d != dir && errors.Is(err, os.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		defer lock.Close()
+		if _, err := list(d); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir + aside); err != nil {
+		return err
+	}
+	return os.Rename(dir, dir+aside)
+}

@@ -1,0 +1,106 @@
+package badgerkv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// The disk is looked at once for as many octets written, and as often.
+const (
+	lookOctets = 1 << 20
+	lookEvery  = time.Second
+)
+
+// A room remembers how full the disk was when it was last looked at.
+type room struct {
+	mu      sync.Mutex
+	looked  time.Time
+	written int64 // since then
+	disk    error // nothing may be written
+	size    error // the store must not grow
+}
+
+// hasRoom says whether n octets may be written, by which the store grows or not.
+func (k *KV) hasRoom(n int, grows bool) error {
+	r := &k.room
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.written += int64(n)
+	if now := time.Now(); r.written > lookOctets || now.Sub(r.looked) >= lookEvery || now.Before(r.looked) {
+		before := errors.Join(r.disk, r.size)
+		r.looked, r.written = now, 0
+		r.disk, r.size = k.lookAtDisk(Reserve), k.lookAtSize()
+		k.tell(before, errors.Join(r.disk, r.size))
+	}
+	if r.disk != nil || !grows {
+		return r.disk
+	}
+	return r.size
+}
+
+// lookAgain has the next write look at the disk.
+func (r *room) lookAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looked = time.Time{}
+}
+
+func (k *KV) tell(before, now error) {
+	switch log := (logger{k.o.Log}); {
+	case before == nil && now != nil:
+		log.Warningf("nothing more is kept for now: %v", now)
+	case before != nil && now == nil:
+		log.Warningf("there is room on the disk again")
+	}
+}
+
+// lookAtDisk says whether anything may be written, which needs some octets of the disk to be free.
+func (k *KV) lookAtDisk(needed int64) error {
+	if !sameFile(k.lock, k.o.Dir) {
+		return fmt.Errorf("badgerkv: %s was moved or removed: %w", k.o.Dir, os.ErrNotExist)
+	}
+	free, err := diskFree(k.o.Dir)
+	if err == nil && free < needed {
+		err = fmt.Errorf("%w: %d octets are free, %d must be", ErrFull, free, needed)
+	}
+	return err
+}
+
+// lookAtSize says whether the store may grow until it is maintained.
+func (k *KV) lookAtSize() error {
+	if size, limit := k.Size(), k.o.MaxSize+k.o.MaxSize/4; size > limit {
+		return fmt.Errorf("%w: the store takes %d octets, more than %d", ErrFull, size, limit)
+	}
+	return nil
+}
+
+// Size returns how many octets the store takes on the disk.
+func (k *KV) Size() int64 {
+	entries, err := os.ReadDir(k.o.Dir)
+	if err != nil {
+		return 0
+	}
+	var sum int64
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			sum += allocated(info)
+		}
+	}
+	return sum
+}
+
+// environment says whether an error is none of the files' fault. It goes by the text, which is all that Badger keeps.
+func environment(err error) bool {
+	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, syscall.EINTR, syscall.EAGAIN,
+		syscall.ENOSPC, syscall.EROFS, syscall.EACCES, syscall.EPERM, syscall.EIO} {
+		if strings.Contains(err.Error(), e.Error()) {
+			return true
+		}
+	}
+	return false
+}
