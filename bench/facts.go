@@ -18,8 +18,9 @@ func gatherFacts(o *Options) Facts {
 		Go:      runtime.Version(),
 		OS:      runtime.GOOS, Arch: runtime.GOARCH,
 		System: fmt.Sprintf("%s, %d CPUs", system(), runtime.NumCPU()),
-		Tickets: "none are issued or kept by Slipstream; real servers as their packages leave it; " +
-			"reference servers issue them, and only the reference clients \"chunking\" and \"early\" keep them, in the state \"resumed\"",
+		Tickets: "Slipstream issues them and keeps sessions, in memory, as its defaults are; for a first contact it begins with none; " +
+			"real servers as their packages leave it; reference servers issue them, and only the reference clients \"chunking\" and " +
+			"\"early\" keep them, in the state \"resumed\"",
 	}
 	switch o.Ground {
 	case WAN:

@@ -120,8 +120,6 @@ func (s Scenario) Missing(p Path) string {
 		return "Slipstream does no Fast Open yet"
 	case s.State == Known:
 		return "Slipstream does no early pipelining yet"
-	case s.State == Resumed:
-		return "Slipstream keeps no TLS sessions yet"
 	case s.State == Warm && s.Direction == Outbound:
 		return "Slipstream keeps no connection from one session of the MTA to the next yet"
 	}

@@ -14,6 +14,7 @@ import (
 
 	"slipstream/proxy"
 	"slipstream/proxy/resolver"
+	"slipstream/tlsstore"
 )
 
 // A standing is a Slipstream that stands beside the MTA. It lives in our process, with sockets of its place.
@@ -38,14 +39,27 @@ func (l *lab) stand(ctx context.Context, config *proxy.Config) (*standing, error
 }
 
 func (s *standing) start(ctx context.Context) error {
+	if err := s.begin(); err != nil {
+		return err
+	}
 	p, err := proxy.New(s.config, s.options)
+	if err != nil {
+		return errors.Join(err, s.options.Store.Close())
+	}
+	if err := p.Start(ctx); err != nil {
+		return errors.Join(err, p.Shutdown(ctx), s.options.Store.Close())
+	}
+	s.proxy = p
+	return nil
+}
+
+// begin gives it a memory with nothing in it.
+func (s *standing) begin() (err error) {
+	s.options.Tickets, err = tlsstore.NewTickets(tlsstore.TicketOptions{})
 	if err != nil {
 		return err
 	}
-	if err := p.Start(ctx); err != nil {
-		return errors.Join(err, p.Shutdown(ctx))
-	}
-	s.proxy = p
+	s.options.Store = tlsstore.New(tlsstore.Memory(), tlsstore.Options{})
 	return nil
 }
 
@@ -55,7 +69,7 @@ func (s *standing) stop() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), shutdown)
 	defer cancel()
-	err := s.proxy.Shutdown(ctx)
+	err := errors.Join(s.proxy.Shutdown(ctx), s.options.Store.Close())
 	s.proxy = nil
 	return err
 }

@@ -124,6 +124,7 @@ func (p *Proxy) serve(d *door, implicit bool, w *wire, from, to netip.AddrPort) 
 	defer p.leave(s)
 	p.metrics.entered(d.name)
 	defer p.metrics.left(d.name)
+	defer func() { s.client.admission.over(s.polite) }()
 	if implicit && !s.secure(p.base) {
 		return
 	}

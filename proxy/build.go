@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
@@ -63,15 +62,18 @@ func (p *Proxy) plan(cfg *Config) (*plan, error) {
 }
 
 // newDoor is what both kinds have in common.
-func (p *Proxy) newDoor(cfg *Config, name string, minTLS TLSVersion, roots *x509.CertPool) *door {
+func (p *Proxy) newDoor(cfg *Config, name string, minTLS TLSVersion, roots authorities) *door {
 	return &door{
 		name: name, hostname: cfg.Hostname,
 		limits: &cfg.Limits, times: &cfg.Timeouts,
 		log: p.log, metrics: p.metrics, gate: p.gate, wires: p.wires, dns: p.dns, done: p.done,
 		caller: &caller{
 			hostname: cfg.Hostname, dial: p.dial, times: &cfg.Timeouts,
-			roots: roots, minTLS: uint16(minTLS), announce: announceNone, wires: p.wires, isOwn: p.isOwn,
+			roots: roots.pool, minTLS: uint16(minTLS), announce: announceNone, wires: p.wires, isOwn: p.isOwn,
+			memory:  memory{store: p.store, trust: roots.digest, balanced: cfg.Store.LoadBalanced},
+			resumed: func(bits int) { p.metrics.resumed(name, legHop, bits) },
 		},
+		office: &ticketOffice{tickets: p.tickets, shy: p.shy, hold: cfg.Tickets.Hold, learn: cfg.Tickets.Learn},
 	}
 }
 
@@ -110,6 +112,9 @@ func (p *Proxy) outboundDoor(cfg *Config, conf *OutboundConfig) (*door, error) {
 	d.lmtp = conf.Protocol == "lmtp"
 	d.addReceived, d.allow = conf.AddReceived, conf.Allow
 	d.caller.sources = conf.SourceAddress
+	if !conf.Resume {
+		d.caller.memory.store = nil
+	}
 	if err := d.useCertificate(conf.TLSCert, conf.TLSKey, conf.TLSMinVersion); err != nil {
 		return nil, err
 	}

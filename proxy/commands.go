@@ -34,7 +34,7 @@ func (s *session) command(ctx context.Context, c smtpwire.Command) {
 		s.data(ctx, c)
 	case smtpwire.VerbQuit:
 		s.reply(c, smtpwire.NewReply(221, "2.0.0", s.door.hostname+" bye"))
-		s.over = true
+		s.over, s.polite = true, true
 	default:
 		s.small(c)
 	}
@@ -114,8 +114,14 @@ func (s *session) startTLS(ctx context.Context, c smtpwire.Command) {
 // secure negotiates TLS as the server.
 func (s *session) secure(ctx context.Context) bool {
 	s.wire.wait("the TLS handshake", s.times.TLSHandshake)
-	conn := tls.Server(s.wire, s.door.tls)
-	if err := conn.HandshakeContext(ctx); err != nil {
+	below, conf, admission := s.door.handshake(s.wire, s.client.addr.Addr(), s.client.helo)
+	s.client.admission = admission
+	conn := tls.Server(below, conf)
+	err := conn.HandshakeContext(ctx)
+	if err == nil {
+		err = admission.secured()
+	}
+	if err != nil {
 		s.log.Info("TLS handshake with the client failed", zap.Error(err))
 		s.door.metrics.handshakeFailed(s.door.name)
 		return false
@@ -123,5 +129,6 @@ func (s *session) secure(ctx context.Context) bool {
 	state := conn.ConnectionState()
 	s.client.tls, s.rw = &state, conn
 	s.r.Reset(conn)
+	s.door.metrics.resumed(s.door.name, legClient, s.client.resumption())
 	return true
 }

@@ -39,6 +39,8 @@ type Config struct {
 	Log      LogConfig      `toml:"log"`
 	Admin    AdminConfig    `toml:"admin"`
 	DNS      DNSConfig      `toml:"dns"`
+	Store    StoreConfig    `toml:"store"`
+	Tickets  TicketsConfig  `toml:"tickets"`
 	Limits   LimitsConfig   `toml:"limits"`
 	Timeouts TimeoutsConfig `toml:"timeouts"`
 
@@ -81,6 +83,55 @@ type DNSConfig struct {
 	// Timeout is how long one question may take, over all servers and tries.
 	// Default: "5s".
 	Timeout time.Duration `toml:"timeout" max:"1m"`
+}
+
+// StoreConfig says what may be remembered about peers, in StateDir: TLS sessions
+// that can be resumed, also after a restart. Whatever is wrong with the store,
+// mail goes on without it.
+type StoreConfig struct {
+	// Enabled switches the memory on. Default: true.
+	Enabled bool `toml:"enabled"`
+
+	// MaxSize is what the store may take on disk; the oldest is forgotten first.
+	// Default: "256MB".
+	MaxSize Size `toml:"max_size" max:"1TB"`
+
+	// KeyFile holds the 32 octets that the store is encrypted with; it is made
+	// when it is not there. Default "": the systemd credential "store.key" where
+	// there is one, else store.key in StateDir.
+	KeyFile string `toml:"key_file"`
+
+	// LoadBalanced are MX hosts, "*.example.com" or a whole name, behind which
+	// several machines keep TLS sessions of their own. A session is then offered
+	// to the machine alone that named itself in EHLO when it was made.
+	// Default: ["*.outlook.com"].
+	LoadBalanced []string `toml:"load_balanced"`
+}
+
+// TicketsConfig says how clients may resume their TLS sessions with us
+// (https://www.rfc-editor.org/rfc/rfc8446#section-4.6.1). A ticket lives for two
+// hours, and the keys that seal it are never stored.
+type TicketsConfig struct {
+	// Enabled has tickets made and taken. Default: true.
+	Enabled bool `toml:"enabled"`
+
+	// SecretFile holds 32 octets or more that several proxies behind one name
+	// share, so that each takes the others' tickets; the file must be readable by
+	// us alone. Default "": keys of our own, gone with the process.
+	SecretFile string `toml:"secret_file"`
+
+	// Hold keeps the TLS 1.3 ticket back until the client has finished its part
+	// of the handshake: Microsoft's break off otherwise
+	// (https://github.com/golang/go/issues/70232). Default: true.
+	Hold bool `toml:"hold"`
+
+	// Learn withholds tickets for some days from networks and EHLO domains whose
+	// clients left twice right behind one. Default: true.
+	Learn bool `toml:"learn"`
+
+	// NotFor are names in EHLO, "*.example.com" or a whole name, to which no
+	// ticket is given. Default: ["*.outlook.com"].
+	NotFor []string `toml:"not_for"`
 }
 
 // LimitsConfig bounds what clients can make us spend. There is no "unlimited":
@@ -328,6 +379,10 @@ type OutboundConfig struct {
 	// TLSMinVersion is the oldest TLS that we speak, with peers as with the MTA:
 	// "1.0", "1.1", "1.2" or "1.3". Default: "1.2".
 	TLSMinVersion TLSVersion `toml:"tls_min_version"`
+
+	// Resume offers peers the TLS sessions that they gave us before, which spares
+	// both sides the costly part of the handshake. Default: true.
+	Resume bool `toml:"resume"`
 
 	// Offer are the extensions that the MTA is promised before the peer is
 	// known, which is so with Route "mx" only (a relay's own offer is passed

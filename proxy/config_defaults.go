@@ -10,6 +10,17 @@ func DefaultConfig() *Config {
 		Log:      LogConfig{Format: "logfmt", Level: "info"},
 		Admin:    AdminConfig{Listen: "127.0.0.1:9625"},
 		DNS:      DNSConfig{Timeout: 5 * time.Second},
+		Store: StoreConfig{
+			Enabled:      true,
+			MaxSize:      256 * megabyte,
+			LoadBalanced: []string{"*.outlook.com"},
+		},
+		Tickets: TicketsConfig{
+			Enabled: true,
+			Hold:    true,
+			Learn:   true,
+			NotFor:  []string{"*.outlook.com"},
+		},
 		Limits: LimitsConfig{
 			MaxConnections:          10000,
 			MaxConnectionsPerClient: 100,
@@ -87,6 +98,7 @@ func unsetOutbound() OutboundConfig {
 		TLS:           "may",
 		TLSMinVersion: tls12,
 		AddressFamily: "any",
+		Resume:        true,
 	}
 }
 

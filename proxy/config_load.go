@@ -74,7 +74,7 @@ func (c *Config) complete(dir string) {
 	if c.StateDir == "" {
 		c.StateDir = DefaultConfig().StateDir
 	}
-	resolve(&c.StateDir, &c.SpoolDir)
+	resolve(&c.StateDir, &c.SpoolDir, &c.Store.KeyFile, &c.Tickets.SecretFile)
 	if path, ok := strings.CutPrefix(c.Admin.Listen, "unix:"); ok && path != "" {
 		resolve(&path)
 		c.Admin.Listen = "unix:" + path

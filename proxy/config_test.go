@@ -160,6 +160,8 @@ func TestConfigAllKeys(t *testing.T) {
 			Servers: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:53"), netip.MustParseAddrPort("[::1]:5353")},
 			Timeout: 1500 * time.Millisecond,
 		},
+		Store:   StoreConfig{MaxSize: 64e6, KeyFile: dir + "store.key", LoadBalanced: []string{"*.lb.example", "mx.example"}},
+		Tickets: TicketsConfig{SecretFile: "/etc/tickets", NotFor: []string{}},
 		Limits: LimitsConfig{
 			MaxConnections: 1, MaxConnectionsPerClient: 2, MaxMessageSize: 3 << 20, MaxRecipients: 4, MaxHeaderSize: 5,
 			SpoolMemoryPerMessage: 6000, SpoolMemory: 7e6, MaxBadCommands: 8, MaxTransactions: 9, MaxReceived: 10,
@@ -191,6 +193,7 @@ func TestConfigAllKeys(t *testing.T) {
 		}, {
 			Name: "outbound-2", Listen: []string{"127.0.0.1:10524"}, Protocol: "lmtp", Allow: loopbackNetworks(),
 			Relay: Endpoint{Host: "2001:db8::25", Port: 465, TLS: true}, MXPort: 25, TLS: "encrypt", TLSMinVersion: 0x0302, AddressFamily: "ipv6",
+			Resume: true,
 		}},
 	}
 	if diff := diffConfig(want, got); diff != "" {

@@ -28,6 +28,8 @@ type caller struct {
 	roots    *x509.CertPool // nil: the system's
 	minTLS   uint16
 	announce string // client_address
+	memory   memory
+	resumed  func(bits int) // counts what resumption did; nil: nobody does
 	wires    *wireSet
 	isOwn    func(netip.AddrPort) bool // is one of our own doors there?
 }
@@ -113,6 +115,7 @@ func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id id
 		left = slices.Delete(left, i, i+1)
 		p, err := c.secured(ctx, conn, call{
 			label: hopLabel(host.Name, addr), policy: host.Policy, lmtp: r.LMTP, id: id,
+			host: host.Name, addr: addr,
 			redial: func(ctx context.Context) (net.Conn, error) { return c.address(ctx, host, addr) },
 		})
 		if !yield(p, err) {
@@ -157,11 +160,14 @@ func (c *caller) dialNamed(ctx context.Context, label, network string, local net
 // A call is one attempt at one address.
 type call struct {
 	label  string
+	host   string         // as routing named it
+	addr   netip.AddrPort // zero: a local socket
 	policy route.Policy
 	lmtp   bool
 	id     identity
 	redial func(context.Context) (net.Conn, error)
 	clear  bool // TLS failed here and the policy lets us do without
+	fresh  bool // TLS failed here with a session of before: do without that
 }
 
 // secured readies a connection and, where TLS fails and the policy is "may",
@@ -170,6 +176,14 @@ type call struct {
 func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, error) {
 	p, err := c.ready(ctx, conn, try)
 	var failed *tlsFailure
+	if errors.As(err, &failed) && failed.offered {
+		// The session was our idea, and so is what became of it (P6).
+		if conn, err = try.redial(ctx); err != nil {
+			return nil, err
+		}
+		try.fresh = true
+		p, err = c.ready(ctx, conn, try)
+	}
 	if err == nil || !errors.As(err, &failed) {
 		return p, err
 	}
@@ -187,7 +201,20 @@ func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, e
 }
 
 // A tlsFailure is a hop that offers TLS and then cannot do it.
-type tlsFailure struct{ err error }
+type tlsFailure struct {
+	err     error
+	offered bool // a session of before was offered
+}
+
+// failed tells of a handshake that failed. The session that was offered is not
+// offered again.
+func (p *peer) failed(err error) *tlsFailure {
+	offered := p.offeredSession()
+	if offered {
+		p.sessions.Drop()
+	}
+	return &tlsFailure{err, offered}
+}
 
 func (e *tlsFailure) Error() string { return e.err.Error() }
 func (e *tlsFailure) Unwrap() error { return e.err }
@@ -200,7 +227,12 @@ func (c *caller) ready(ctx context.Context, conn net.Conn, try call) (*peer, err
 		p.end = end
 	}
 	c.wires.add(p.wire)
-	p.onClose = func() { c.wires.remove(p.wire) }
+	p.onClose = func() {
+		c.wires.remove(p.wire)
+		if c.resumed != nil {
+			c.resumed(p.resumption())
+		}
+	}
 	defer p.follow(ctx)()
 	if err := c.prepare(ctx, p, try); err != nil {
 		p.quit()
@@ -214,8 +246,8 @@ func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
 		return err
 	}
 	if try.policy.Implicit {
-		if err := p.handshake(ctx, c.tlsConfig(p, try.policy), false); err != nil {
-			return &tlsFailure{err}
+		if err := p.handshake(ctx, c.tlsConfig(p, try), false); err != nil {
+			return p.failed(err)
 		}
 	}
 	if err := p.greet(); err != nil {
@@ -288,8 +320,8 @@ func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
 		}
 		return nil
 	}
-	if err := p.startTLS(ctx, c.tlsConfig(p, policy)); err != nil {
-		return &tlsFailure{err}
+	if err := p.startTLS(ctx, c.tlsConfig(p, try)); err != nil {
+		return p.failed(err)
 	}
 	// RFC 3207 §4.2: what was learned in clear is forgotten.
 	return c.hello(p, try.id)
@@ -297,19 +329,26 @@ func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
 
 // tlsConfig demands what the policy says. Below "verify" any certificate will
 // do, and whether it would have passed is only noted.
-func (c *caller) tlsConfig(p *peer, policy route.Policy) *tls.Config {
+func (c *caller) tlsConfig(p *peer, try call) *tls.Config {
+	policy := try.policy
 	conf := &tls.Config{
 		ServerName: policy.ServerName,
 		RootCAs:    c.roots,
 		MinVersion: c.minTLS,
 	}
-	if policy.Level >= route.Verified {
-		p.verified = true // or the handshake fails
-		return conf
+	if p.sessions = c.sessions(p, try); p.sessions != nil {
+		conf.ClientSessionCache = p.sessions
 	}
-	conf.InsecureSkipVerify = true
-	conf.VerifyConnection = func(state tls.ConnectionState) error {
-		p.verified = policy.ServerName != "" && verifyChain(state.PeerCertificates, policy.ServerName, c.roots) == nil
+	verified := func(tls.ConnectionState) bool { return true } // or the handshake fails
+	if policy.Level < route.Verified {
+		conf.InsecureSkipVerify = true
+		verified = func(state tls.ConnectionState) bool {
+			return policy.ServerName != "" && verifyChain(state.PeerCertificates, policy.ServerName, c.roots) == nil
+		}
+	}
+	conf.VerifyConnection = func(state tls.ConnectionState) error { // on resumed connections too
+		p.verified = verified(state)
+		p.learned(state)
 		return nil
 	}
 	return conf

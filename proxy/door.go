@@ -37,6 +37,7 @@ type door struct {
 	proxied     Prefixes // clients from there begin with a PROXY header
 	tls         *tls.Config
 	certs       *certificate // nil without TLS
+	office      *ticketOffice
 	promised    smtpwire.EHLO
 	router      route.Router
 	caller      *caller

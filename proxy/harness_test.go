@@ -29,6 +29,7 @@ import (
 	"slipstream/bench/netsim"
 	"slipstream/bench/refpeer"
 	"slipstream/proxy/resolver"
+	"slipstream/tlsstore"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,6 +53,10 @@ type world struct {
 	dns   *fakeDNS
 	cfg   *Config
 
+	store   *tlsstore.Store   // nil: nothing is kept
+	tickets *tlsstore.Tickets // nil: none are made
+	shy     *tlsstore.Shy
+
 	mu   sync.Mutex
 	done []Summary
 }
@@ -60,6 +65,13 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return &world{t: t, net: netsim.New(), dns: newFakeDNS(), cfg: testConfig()}
+}
+
+// remember gives the world a store over kv, which ends with the test.
+func (w *world) remember(kv tlsstore.KV) {
+	w.t.Helper()
+	w.store = tlsstore.New(kv, tlsstore.Options{})
+	w.t.Cleanup(func() { _ = w.store.Close() }) // before the bubble ends
 }
 
 func testConfig() *Config {
@@ -116,6 +128,7 @@ func (w *world) build() *Proxy {
 	}
 	p, err := New(w.cfg, Options{
 		Log: log, Metrics: NewMetrics(prometheus.NewRegistry()), Resolver: w.dns,
+		Store: w.store, Tickets: w.tickets, Shy: w.shy,
 		Dial:   w.net.Dialer(proxyHost),
 		Listen: func(_ context.Context, addr string) (net.Listener, error) { return w.net.Listen(addr) },
 		Done: func(s Summary) {

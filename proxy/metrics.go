@@ -24,6 +24,7 @@ type Metrics struct {
 	inDoubt      *prometheus.CounterVec
 	fallbacks    *prometheus.CounterVec
 	panics       *prometheus.CounterVec
+	sessions     *prometheus.CounterVec
 }
 
 // NewMetrics registers the counters.
@@ -44,6 +45,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		handshakes:   counter("tls_handshakes_failed_total", "TLS handshakes with clients that failed.", "door"),
 		inDoubt:      counter("in_doubt_total", "Messages sent whole whose final reply never came.", "door"),
 		fallbacks:    counter("tls_fallbacks_total", "Connections to next hops that went on in clear because their TLS failed.", "door"),
+		sessions:     counter("tls_sessions_total", "What TLS resumption did, by connection.", "door", "leg", "what"),
 		panics:       counter("panics_total", "Sessions that a programming error of ours ended.", "door"),
 		open: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "slipstream", Name: "connections",
 			Help: "Clients that are in now."}, []string{"door"}),
@@ -64,12 +66,26 @@ func (m *Metrics) prepare(door string) {
 	for _, status := range []string{"sent", "deferred", "bounced", "mixed", "refused", "aborted"} {
 		m.transactions.WithLabelValues(door, status)
 	}
+	for _, leg := range []string{legClient, legHop} {
+		for _, w := range resumptionWords() {
+			m.sessions.WithLabelValues(door, leg, w.word)
+		}
+	}
 	for _, what := range []smtpwire.Reason{smtpwire.BareCR, smtpwire.BareLF, smtpwire.NUL} {
 		m.smuggling.WithLabelValues(door, what.String())
 	}
 }
 
 func (m *Metrics) fellBack(door string) { m.fallbacks.WithLabelValues(door).Inc() }
+
+// resumed counts what resumption did on one connection.
+func (m *Metrics) resumed(door, leg string, bits int) {
+	for _, w := range resumptionWords() {
+		if bits&w.bit != 0 {
+			m.sessions.WithLabelValues(door, leg, w.word).Inc()
+		}
+	}
+}
 
 func (m *Metrics) panicked(door string) { m.panics.WithLabelValues(door).Inc() }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"slipstream/smtpwire"
+	"slipstream/tlsstore"
 )
 
 // Names of what we may be doing with a hop, for errors and logs.
@@ -51,6 +52,7 @@ type peer struct {
 	buf      []byte
 	counted  int // trips that are in the log already
 	onClose  func()
+	sessions *tlsstore.SessionCache // nil: no TLS session is offered or kept
 }
 
 func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *peer {

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"slipstream/tlsstore"
 )
 
 // Options are the parts that a Proxy is wired to. The zero value of each field
@@ -28,6 +30,15 @@ type Options struct {
 	// Listen opens a door's address, given as "host:port". nil: [net.ListenConfig].
 	Listen func(ctx context.Context, addr string) (net.Listener, error)
 
+	// Store keeps TLS sessions of hops. nil: none are kept. It must outlive the
+	// proxy.
+	Store *tlsstore.Store
+
+	// Tickets let clients resume their TLS sessions; nil: they cannot. Shy knows
+	// who gets none; nil: nobody.
+	Tickets *tlsstore.Tickets
+	Shy     *tlsstore.Shy
+
 	// Done hears of every transaction when it is over, on the session's
 	// goroutine: it must be quick. nil: nobody does.
 	Done func(Summary)
@@ -41,6 +52,9 @@ type Proxy struct {
 	dial    DialFunc
 	listen  func(ctx context.Context, addr string) (net.Listener, error)
 	done    func(Summary)
+	store   *tlsstore.Store
+	tickets *tlsstore.Tickets
+	shy     *tlsstore.Shy
 
 	gate     *gate
 	goodbyes chan struct{} // one for each client that is being turned away
@@ -81,6 +95,7 @@ type way struct {
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
 		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, listen: o.Listen, done: o.Done,
+		store: o.Store, tickets: o.Tickets, shy: o.Shy,
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
 		config: cfg,

@@ -19,6 +19,7 @@ type record struct {
 	relay    string // the hops, in the order they were reached
 	tls      string // protection towards the last of them
 	verified bool
+	resumed  int // what resumption did on its connection, in bits
 	trips    int
 	used     int // how many transactions the connection had carried, this one included
 	asked    time.Time
@@ -36,6 +37,7 @@ func (r *record) hop(p *peer) {
 		r.relay += p.label
 	}
 	r.tls, r.verified, r.used = describeTLS(p.tls), p.verified, p.used
+	r.resumed = p.resumption()
 	r.asked = time.Now()
 }
 
@@ -115,16 +117,20 @@ type Summary struct {
 	Relay    string         // the hops that took part
 	TLS      string         // protection towards them, "none" or version and cipher
 	Verified bool           // their certificate was checked and good
-	Trips    int            // round trips spent with them, connecting included
-	Octets   int64          // message text as the client sent it
-	InDoubt  bool           // every octet was sent, but no final reply came
-	Took     time.Duration  // from MAIL to the final reply
+	// Resumption is what TLS resumption did with the last of them, in the bits of
+	// Exim's $tls_out_resumption: 1 supported, 2 asked for a ticket, 4 offered a
+	// session, 8 got a ticket, 16 resumed.
+	Resumption int
+	Trips      int           // round trips spent with them, connecting included
+	Octets     int64         // message text as the client sent it
+	InDoubt    bool          // every octet was sent, but no final reply came
+	Took       time.Duration // from MAIL to the final reply
 }
 
 func (t *transaction) summary(status string, said smtpwire.Reply) Summary {
 	sum := Summary{
 		Door: t.s.door.name, ID: t.id, From: t.mail.Path.String(), Status: status, Reply: said,
-		Relay: t.rec.relay, TLS: t.rec.tls, Verified: t.rec.verified, Trips: t.rec.trips,
+		Relay: t.rec.relay, TLS: t.rec.tls, Verified: t.rec.verified, Resumption: t.rec.resumed, Trips: t.rec.trips,
 		InDoubt: t.inDoubt(), Took: time.Since(t.start),
 	}
 	for _, rc := range t.rcpts {
@@ -151,6 +157,7 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.String("relay", sum.Relay),
 		zap.String("tls", sum.TLS),
 		zap.Bool("verified", sum.Verified),
+		zap.String("tls_session", describeResumption(sum.Resumption)),
 		zap.Int("conn_use", t.rec.used),
 		zap.String("delay", seconds(sum.Took)),
 		zap.String("delays", t.delays(t.start.Add(sum.Took))),
@@ -161,6 +168,7 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.String("client", s.client.addr.String()),
 		zap.String("helo", s.client.helo),
 		zap.String("client_tls", describeTLS(s.client.tls)),
+		zap.String("client_tls_session", describeResumption(s.client.resumption())),
 		zap.Int64("size", sum.Octets),
 	}
 	if t.rec.ended != "" {

@@ -36,6 +36,7 @@ type session struct {
 	mailed bool // MAIL was said, and neither RSET nor EHLO since
 	count  int  // transactions so far
 	over   bool // the last reply was said: close
+	polite bool // the client said QUIT
 	tx     *transaction
 	ahead  *chunkAhead      // the text of the flight's BDAT was read before its envelope was asked
 	kept   map[string]*peer // connections of earlier transactions, by key
@@ -48,12 +49,13 @@ type session struct {
 
 // A client is who came in.
 type client struct {
-	addr  netip.AddrPort // where the client is; behind a trusted proxy, as that says
-	local netip.AddrPort // where it connected to
-	helo  string
-	esmtp bool
-	tls   *tls.ConnectionState
-	name  func() clientName // looked up where a backend wants it; else nil
+	addr      netip.AddrPort // where the client is; behind a trusted proxy, as that says
+	local     netip.AddrPort // where it connected to
+	helo      string
+	esmtp     bool
+	tls       *tls.ConnectionState
+	name      func() clientName // looked up where a backend wants it; else nil
+	admission *admission        // to TLS; nil without
 }
 
 // serve runs the session to its end. The connection is closed by the caller.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+
+	"slipstream/tlsstore"
 )
 
 // A certificate is a pair of files that can be read again while sessions use it.
@@ -42,18 +44,24 @@ func (c *certificate) serverTLS(minVersion TLSVersion) *tls.Config {
 	}
 }
 
+// authorities are those to believe; the zero value stands for the system's.
+type authorities struct {
+	pool   *x509.CertPool
+	digest [32]byte // tells them from others
+}
+
 // loadRoots reads the authorities to believe; no file means the system's.
-func loadRoots(file string) (*x509.CertPool, error) {
+func loadRoots(file string) (authorities, error) {
 	if file == "" {
-		return nil, nil
+		return authorities{}, nil
 	}
 	pem, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("certificate authorities: %w", err)
+		return authorities{}, fmt.Errorf("certificate authorities: %w", err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("certificate authorities: %s holds no certificate in PEM form", file)
+		return authorities{}, fmt.Errorf("certificate authorities: %s holds no certificate in PEM form", file)
 	}
-	return pool, nil
+	return authorities{pool, tlsstore.TrustOfPEM(pem)}, nil
 }

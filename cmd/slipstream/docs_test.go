@@ -119,7 +119,7 @@ func TestDocsConfigurations(t *testing.T) {
 	}
 }
 
-var configKey = regexp.MustCompile("`(log|admin|dns|limits|timeouts|inbound|outbound)\\.([a-z_]+)\\b")
+var configKey = regexp.MustCompile("`(log|admin|dns|store|tickets|limits|timeouts|inbound|outbound)\\.([a-z_]+)\\b")
 
 // TestDocsConfigKeys looks for keys that the docs name and the program does not know.
 func TestDocsConfigKeys(t *testing.T) {
@@ -184,15 +184,19 @@ var metricName = regexp.MustCompile(`fqName: "([^"]+)"`)
 
 func (c *collector) MustRegister(list ...prometheus.Collector) {
 	for _, one := range list {
-		descs := make(chan *prometheus.Desc, 1)
+		descs := make(chan *prometheus.Desc, 100)
 		one.Describe(descs)
-		c.names = append(c.names, metricName.FindStringSubmatch((<-descs).String())[1])
+		close(descs)
+		for d := range descs {
+			c.names = append(c.names, metricName.FindStringSubmatch(d.String())[1])
+		}
 	}
 }
 
 func TestDocsMetrics(t *testing.T) {
 	c := &collector{}
 	proxy.NewMetrics(c)
+	c.MustRegister(proxy.NewMemoryMetrics(nil, nil))
 	sameNames(t, "metric", firstColumn(docs(t)["docs/operating.md"], "## Metrics"), c.names)
 }
 

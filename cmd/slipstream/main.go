@@ -6,6 +6,7 @@
 //	slipstream serve -c FILE      run the service
 //	slipstream check -c FILE      try what the service needs
 //	slipstream probe HOST[:PORT]  ask a mail host what it offers and how far away it is
+//	slipstream cache COMMAND      see what is remembered about peers, and have it forgotten
 //	slipstream demo               see it work on this machine alone
 //	slipstream bench              measure what a message costs over a wide-area link, and under load
 //	slipstream version            tell which build this is
@@ -25,6 +26,7 @@ type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the service until it is told to stop."`
 	Check   checkCmd   `cmd:"" help:"Try what the service needs, and say what to do about the rest."`
 	Probe   probeCmd   `cmd:"" help:"Ask a mail host what it offers and how far away it is. No message is sent."`
+	Cache   cacheCmd   `cmd:"" help:"See what is remembered about peers, and have it forgotten."`
 	Demo    demoCmd    `cmd:"" help:"Show the service at work, on this machine alone."`
 	Bench   benchCmd   `cmd:"" help:"Measure what a message costs, with the service and without."`
 	Version versionCmd `cmd:"" help:"Tell which build this is."`

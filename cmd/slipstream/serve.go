@@ -67,7 +67,17 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	px, err := proxy.New(cfg, proxy.Options{Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns})
+	mem, err := openMemory(cfg, log)
+	if err != nil {
+		return failed(log, err)
+	}
+	defer mem.Close()
+	metrics.MustRegister(proxy.NewMemoryMetrics(mem.Store, mem.Tickets))
+	control := openControl(cfg, mem, log)
+	defer control.Close()
+	px, err := proxy.New(cfg, proxy.Options{
+		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
+	})
 	if err != nil {
 		return failed(log, &exitError{exitConfig, err})
 	}

@@ -144,6 +144,15 @@ func needRestart(old, new *proxy.Config) []string {
 	if old.Admin.Listen != new.Admin.Listen {
 		list = append(list, "admin.listen")
 	}
+	if old.StateDir != new.StateDir {
+		list = append(list, "state_dir")
+	}
+	if a, b := old.Store, new.Store; a.Enabled != b.Enabled || a.MaxSize != b.MaxSize || a.KeyFile != b.KeyFile {
+		list = append(list, "store")
+	}
+	if a, b := old.Tickets, new.Tickets; a.Enabled != b.Enabled || a.SecretFile != b.SecretFile || !slices.Equal(a.NotFor, b.NotFor) {
+		list = append(list, "tickets")
+	}
 	if !slices.Equal(old.DNS.Servers, new.DNS.Servers) {
 		list = append(list, "dns.servers")
 	}
