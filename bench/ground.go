@@ -23,7 +23,8 @@ type ground interface {
 	near() place // where the MTA is that Slipstream stands beside
 	far() place  // the world
 
-	setRTT(rtt time.Duration) error
+	// setRTT gives the link its delay; seed is that of its chances.
+	setRTT(rtt time.Duration, seed uint64) error
 	forget() // what crossed the link so far
 	// segments are those that have crossed since; an error says that they are not all.
 	segments() ([]meter.Segment, error)

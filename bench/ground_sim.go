@@ -42,7 +42,7 @@ func newSimGround() *simGround {
 func (g *simGround) near() place { return simPlace{g, simNear} }
 func (g *simGround) far() place  { return simPlace{g, simFar} }
 
-func (g *simGround) setRTT(rtt time.Duration) error {
+func (g *simGround) setRTT(rtt time.Duration, _ uint64) error {
 	g.net.SetLink(simNear, simFar, netsim.Link{Delay: rtt / 2})
 	return nil
 }

@@ -46,8 +46,8 @@ func newWANGround(ctx context.Context, shape wan.Shape, mtu int, tfo bool) (*wan
 func (g *wanGround) near() place { return wanPlace{g.link.Near()} }
 func (g *wanGround) far() place  { return wanPlace{g.link.Far()} }
 
-func (g *wanGround) setRTT(rtt time.Duration) error {
-	g.shape.Delay = rtt / 2
+func (g *wanGround) setRTT(rtt time.Duration, seed uint64) error {
+	g.shape.Delay, g.shape.Seed = rtt/2, seed
 	return g.link.SetShape(g.shape)
 }
 
@@ -57,7 +57,7 @@ func (g *wanGround) hosts() error        { return nil }
 
 func (g *wanGround) segments() ([]meter.Segment, error) {
 	if g.link.Overflow() {
-		return nil, errors.New("bench: more crossed the link than is kept; send fewer or smaller messages at a time")
+		return nil, errors.New("bench: more crossed the link than is kept of one connection; take fewer samples (--count) of so large a message")
 	}
 	return g.link.Segments(), nil
 }

@@ -177,8 +177,14 @@ func (l *lab) peers() []string { return []string{l.sender.String(), l.receiver.n
 
 // prime sends what goes ahead of the messages that count.
 func (l *lab) prime(ctx context.Context) error {
-	if l.scenario.State == FirstContact {
+	switch l.scenario.State {
+	case FirstContact:
 		return nil
+	case Warm: // a connection of this cell's own, so that the link's notes of others can go
+		if err := l.sender.hangUp(); err != nil {
+			return err
+		}
+		l.ground.forget()
 	}
 	for range primers {
 		if _, err := l.send(ctx, small); err != nil {

@@ -100,6 +100,8 @@ func (r *run) all(ctx context.Context) error {
 		}
 		failed = append(failed, r.group(ctx, cells[:n]))
 		if err := context.Cause(ctx); err != nil {
+			r.report.Facts.warn(fmt.Sprintf("stopped after %d of %d messages: cells that are not here were not reached",
+				r.done, len(r.options.Cells)*r.options.Count))
 			return fmt.Errorf("bench: stopped: %w", err)
 		}
 		cells = cells[n:]
@@ -156,6 +158,9 @@ func (r *run) measure(ctx context.Context, l *lab, cells []Cell) ([]Result, erro
 		if err != nil {
 			err = fmt.Errorf("%s: %w", c.Name(), err)
 			result.Skipped = "failed: " + err.Error()
+			if ctx.Err() != nil {
+				result.Skipped = "stopped"
+			}
 			failed = append(failed, err)
 		} else {
 			result.fill(all)
@@ -166,15 +171,18 @@ func (r *run) measure(ctx context.Context, l *lab, cells []Cell) ([]Result, erro
 }
 
 func (r *run) samples(ctx context.Context, l *lab, c Cell) ([]taken, error) {
-	if err := l.ground.setRTT(c.RTT); err != nil {
+	if err := l.ground.setRTT(c.RTT, c.chance(0)); err != nil {
 		return nil, err
 	}
 	if err := l.prime(ctx); err != nil {
 		return nil, err
 	}
 	var all []taken
-	for range r.options.Count {
+	for n := range r.options.Count {
 		r.step(c)
+		if err := l.ground.setRTT(c.RTT, c.chance(n+1)); err != nil {
+			return nil, err
+		}
 		t, err := r.sample(ctx, l, c)
 		if err != nil {
 			return nil, err
@@ -191,7 +199,8 @@ func (r *run) sample(ctx context.Context, l *lab, c Cell) (taken, error) {
 	for again := 0; ; again++ {
 		t, err := l.sample(ctx, c)
 		late := l.ground.late()
-		if err != nil || late <= tooLate || again == maxRepeats || ctx.Err() != nil {
+		// On a warm connection what the link noted goes back to its beginning, and so does its lateness.
+		if err != nil || late <= tooLate || again == maxRepeats || ctx.Err() != nil || c.Scenario.State == Warm {
 			r.late = max(r.late, late)
 			return t, err
 		}

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"hash/fnv"
 	"strings"
 	"time"
 )
@@ -163,6 +164,13 @@ type Cell struct {
 // Name identifies the cell: the name of the scenario, then "/direct/2KB/100ms".
 func (c Cell) Name() string {
 	return fmt.Sprintf("%s/%s/%s/%s", c.Scenario.Name(), c.Path, SizeName(c.Size), c.RTT)
+}
+
+// chance seeds the chances of the link for one sample: each has its own, and both paths have the same.
+func (c Cell) chance(sample int) uint64 {
+	h := fnv.New64a()
+	fmt.Fprint(h, c.Scenario.Name(), c.Size, c.RTT, sample) // never fails
+	return h.Sum64()
 }
 
 // SizeName writes a number of octets as the cells do: "2KB", "1MB", of 1024 each.

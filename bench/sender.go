@@ -18,6 +18,7 @@ type sender interface {
 	// send sends one message and returns how long that took by the sender's own clock, connecting included; 0 where it
 	// does not tell.
 	send(ctx context.Context, recipient string, text []byte) (time.Duration, error)
+	hangUp() error  // where a connection was kept
 	String() string // for the report
 	stop() error
 }
@@ -159,12 +160,16 @@ func (c *referenceClient) connectTo(ctx context.Context) (*refpeer.Client, error
 	return rc, nil
 }
 
-func (c *referenceClient) stop() error {
+func (c *referenceClient) hangUp() error {
 	if c.open == nil {
 		return nil
 	}
-	return c.open.Conn.Close()
+	open := c.open
+	c.open = nil
+	return open.Conn.Close()
 }
+
+func (c *referenceClient) stop() error { return c.hangUp() }
 
 // A realSender is the sending half of an MTA.
 type realSender struct {
@@ -228,5 +233,7 @@ func (s *realSender) send(ctx context.Context, recipient string, text []byte) (t
 	}
 	return 0, nil
 }
+
+func (s *realSender) hangUp() error { return nil } // keeps what it keeps
 
 func (s *realSender) stop() error { return s.in.Kill() }

@@ -71,7 +71,7 @@ func (a *arena) measureAll(ctx context.Context, r *Report) error {
 				Point: fmt.Sprintf("round %d of %d, %v", round+1, o.Rounds, p),
 			})
 		}
-		turn, tally, err := a.turn(ctx, c, p, fmt.Sprintf("%s-%d", c.way, i))
+		turn, tally, err := a.turn(ctx, c, p, fmt.Sprintf("%s-%d", c.way, i), uint64(round))
 		if err = errors.Join(err, context.Cause(ctx)); err != nil {
 			return c.blame(fmt.Errorf("%v: %w", p, err))
 		}

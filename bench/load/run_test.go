@@ -159,7 +159,7 @@ func TestTurnOfRefusals(t *testing.T) {
 	}
 	r := &Report{}
 	for _, c := range a.contestants[1:] {
-		turn, tally, err := a.turn(t.Context(), c, spot{2, 3}, "test")
+		turn, tally, err := a.turn(t.Context(), c, spot{2, 3}, "test", 0)
 		if err != nil {
 			t.Fatal(err)
 		}

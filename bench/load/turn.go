@@ -30,8 +30,8 @@ type mark struct {
 	used usage
 }
 
-// turn gives a contestant its turn at a spot.
-func (a *arena) turn(ctx context.Context, c *contestant, p spot, name string) (Turn, *tally, error) {
+// turn gives a contestant its turn at a spot. In one round all have the same arrivals, and in each round others.
+func (a *arena) turn(ctx context.Context, c *contestant, p spot, name string, round uint64) (Turn, *tally, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	letters := newLetters(name+"-", a.options.Size)
@@ -45,7 +45,7 @@ func (a *arena) turn(ctx context.Context, c *contestant, p spot, name string) (T
 		crew.take = loop.take
 		go func() {
 			defer close(clock)
-			loop.run(ctx, newSchedule(a.options.Rate, a.options.Clock, a.options.Seed), w)
+			loop.run(ctx, newSchedule(a.options.Rate, a.options.Clock, a.options.Seed+round), w)
 		}()
 	} else {
 		close(clock)

@@ -28,7 +28,7 @@ type benchCmd struct {
 type benchRunCmd struct {
 	All     bool            `help:"Measure every scenario, size and trip time; takes hours. The default subset takes two minutes."`
 	List    bool            `help:"List the cells, do not measure."`
-	Match   string          `name:"run" placeholder:"REGEXP" help:"Only cells whose name this matches, of all scenarios."`
+	Match   string          `name:"run" placeholder:"REGEXP" help:"Only cells whose name this matches, of all scenarios; other sizes and trip times than the usual need --size and --rtt."`
 	RTT     []time.Duration `name:"rtt" placeholder:"TIME" help:"Trip times of the link (default 100ms)."`
 	Size    []string        `placeholder:"OCTETS" help:"Sizes of message, as 2KB or 1MB."`
 	Count   int             `default:"3" help:"Messages for each cell."`
@@ -128,7 +128,7 @@ func (c *benchRunCmd) choice() (bench.Choice, error) {
 		choice.Sizes = append(choice.Sizes, int(size))
 	}
 	if len(choice.Cells()) == 0 {
-		return choice, fmt.Errorf("--run: no cell matches %q; \"slipstream bench --list --all\" shows them all", c.Match)
+		return choice, fmt.Errorf("--run: no cell matches %q; \"slipstream bench --list --all\" shows them all, of which this takes 2KB and 100ms unless --size and --rtt say otherwise", c.Match)
 	}
 	return choice, nil
 }
