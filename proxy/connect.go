@@ -170,20 +170,18 @@ type call struct {
 	fresh  bool // TLS failed here with a session of before: do without that
 }
 
-// secured readies a connection and, where TLS fails and the policy is "may",
-// tries once more in clear. Only on a new connection: what happened on the old
-// one is of unknown state.
+// secured readies a connection. Where it breaks on a TLS session of before, that
+// was our idea, and it is tried anew without one (P6). Where TLS fails and the
+// policy is "may", it is tried in clear. Either way on a new connection: what
+// happened on the old one is of unknown state.
 func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, error) {
 	p, err := c.ready(ctx, conn, try)
-	var failed *tlsFailure
-	if errors.As(err, &failed) && failed.offered {
-		// The session was our idea, and so is what became of it (P6).
-		if conn, err = try.redial(ctx); err != nil {
-			return nil, err
-		}
+	var broke *sessionFailure
+	if errors.As(err, &broke) && ctx.Err() == nil {
+		p, err = c.without(ctx, try, broke)
 		try.fresh = true
-		p, err = c.ready(ctx, conn, try)
 	}
+	var failed *tlsFailure
 	if err == nil || !errors.As(err, &failed) {
 		return p, err
 	}
@@ -200,21 +198,38 @@ func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, e
 	return p, err
 }
 
-// A tlsFailure is a hop that offers TLS and then cannot do it.
-type tlsFailure struct {
-	err     error
-	offered bool // a session of before was offered
+// without tries again where a TLS session of before may have been what a hop
+// broke on. A hop that does so twice in a day is offered none for a while.
+func (c *caller) without(ctx context.Context, try call, broke *sessionFailure) (*peer, error) {
+	c.distrust(try.addr)
+	conn, err := try.redial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w (before that: %v)", err, broke)
+	}
+	try.fresh = true
+	p, err := c.ready(ctx, conn, try)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w (before that: %v)", err, broke)
+	case p.tls == nil: // it is offered no more; the policy lets us go on, but somebody should know
+		p.fallback = fmt.Errorf("%s: TLS was offered and failed, then not offered, so this went in clear: %w", try.label, broke.err)
+	}
+	return p, nil
 }
 
-// failed tells of a handshake that failed. The session that was offered is not
-// offered again.
-func (p *peer) failed(err error) *tlsFailure {
-	offered := p.offeredSession()
-	if offered {
-		p.sessions.Drop()
-	}
-	return &tlsFailure{err, offered}
+// A sessionFailure is a connection that broke while a TLS session of before was
+// on trial: before the hop had said anything inside TLS.
+type sessionFailure struct {
+	hop string
+	err error
 }
+
+func (e *sessionFailure) Error() string {
+	return e.hop + ", with a TLS session of before: " + e.err.Error()
+}
+
+// A tlsFailure is a hop that offers TLS and then cannot do it.
+type tlsFailure struct{ err error }
 
 func (e *tlsFailure) Error() string { return e.err.Error() }
 func (e *tlsFailure) Unwrap() error { return e.err }
@@ -235,6 +250,10 @@ func (c *caller) ready(ctx context.Context, conn net.Conn, try call) (*peer, err
 	}
 	defer p.follow(ctx)()
 	if err := c.prepare(ctx, p, try); err != nil {
+		if p.onTrial() && !saidSomething(err) {
+			p.sessions.Drop()
+			err = &sessionFailure{p.label, err}
+		}
 		p.quit()
 		return nil, err
 	}
@@ -247,11 +266,14 @@ func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
 	}
 	if try.policy.Implicit {
 		if err := p.handshake(ctx, c.tlsConfig(p, try), false); err != nil {
-			return p.failed(err)
+			return &tlsFailure{err}
 		}
 	}
 	if err := p.greet(); err != nil {
 		return err
+	}
+	if p.tls != nil {
+		p.heardFrom()
 	}
 	if err := c.hello(p, try.id); err != nil {
 		return err
@@ -321,10 +343,14 @@ func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
 		return nil
 	}
 	if err := p.startTLS(ctx, c.tlsConfig(p, try)); err != nil {
-		return p.failed(err)
+		return &tlsFailure{err}
 	}
 	// RFC 3207 §4.2: what was learned in clear is forgotten.
-	return c.hello(p, try.id)
+	if err := c.hello(p, try.id); err != nil {
+		return err
+	}
+	p.heardFrom()
+	return nil
 }
 
 // tlsConfig demands what the policy says. Below "verify" any certificate will

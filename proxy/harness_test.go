@@ -57,6 +57,8 @@ type world struct {
 	tickets *tlsstore.Tickets // nil: none are made
 	shy     *tlsstore.Shy
 
+	registry *prometheus.Registry
+
 	mu   sync.Mutex
 	done []Summary
 }
@@ -72,6 +74,26 @@ func (w *world) remember(kv tlsstore.KV) {
 	w.t.Helper()
 	w.store = tlsstore.New(kv, tlsstore.Options{})
 	w.t.Cleanup(func() { _ = w.store.Close() }) // before the bubble ends
+}
+
+// counter returns the sum of a metric over a door's labels.
+func (w *world) counter(name, door string) float64 {
+	w.t.Helper()
+	families, err := w.registry.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	sum := 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == name && l.GetName() == "door" && l.GetValue() == door {
+					sum += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sum
 }
 
 func testConfig() *Config {
@@ -122,12 +144,13 @@ func (w *world) serve(addr string, s *refpeer.Server) *refpeer.Server {
 // build makes the proxy without starting it.
 func (w *world) build() *Proxy {
 	w.t.Helper()
+	w.registry = prometheus.NewRegistry()
 	log := zap.NewNop()
 	if testing.Verbose() {
 		log = zaptest.NewLogger(w.t)
 	}
 	p, err := New(w.cfg, Options{
-		Log: log, Metrics: NewMetrics(prometheus.NewRegistry()), Resolver: w.dns,
+		Log: log, Metrics: NewMetrics(w.registry), Resolver: w.dns,
 		Store: w.store, Tickets: w.tickets, Shy: w.shy,
 		Dial:   w.net.Dialer(proxyHost),
 		Listen: func(_ context.Context, addr string) (net.Listener, error) { return w.net.Listen(addr) },

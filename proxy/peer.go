@@ -53,6 +53,8 @@ type peer struct {
 	counted  int // trips that are in the log already
 	onClose  func()
 	sessions *tlsstore.SessionCache // nil: no TLS session is offered or kept
+	heard    bool                   // something was heard since a session was offered: it did no harm
+	trialEnd time.Time              // what end was before the trial
 }
 
 func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *peer {
@@ -278,10 +280,14 @@ func (p *peer) startTLS(ctx context.Context, conf *tls.Config) error {
 // handshake puts TLS over the wire. greeted: no greeting will follow (STARTTLS);
 // with TLS on connect one does.
 func (p *peer) handshake(ctx context.Context, conf *tls.Config, greeted bool) error {
+	p.beginTrial()
 	p.wait(duringHandshake, p.times.TLSHandshake)
 	conn := tls.Client(p.wire, conf)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return p.fail(duringHandshake, err)
+	}
+	if !p.offeredSession() {
+		p.heardFrom() // nothing is on trial
 	}
 	state := conn.ConnectionState()
 	p.tls, p.rw = &state, conn

@@ -4,9 +4,11 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"slipstream/proxy/route"
 	"slipstream/tlsstore"
@@ -19,6 +21,8 @@ const (
 	resumeOffered               // it offered a session
 	resumeIssued                // the server gave it a ticket
 	resumeDone                  // the session was resumed
+
+	resumeBroke // the hop broke on it: not one of Exim's bits, and counted only
 )
 
 // The two sides of a door, as labels.
@@ -37,6 +41,7 @@ func resumptionWords() []struct {
 		word string
 	}{
 		{resumeRequested, "requested"}, {resumeOffered, "offered"}, {resumeIssued, "issued"}, {resumeDone, "resumed"},
+		{resumeBroke, "broke"},
 	}
 }
 
@@ -58,7 +63,7 @@ type memory struct {
 // sessions is where a connection's TLS sessions come from and go to; nil where
 // none are kept. What was made in one scope is of no use in another (P3).
 func (c *caller) sessions(p *peer, try call) *tlsstore.SessionCache {
-	if c.memory.store == nil || try.fresh || !try.addr.IsValid() {
+	if c.memory.store == nil || !try.addr.IsValid() || c.memory.store.Quirk(try.addr, tlsstore.QuirkNoTickets) {
 		return nil
 	}
 	scope := tlsstore.Scope{
@@ -68,7 +73,11 @@ func (c *caller) sessions(p *peer, try call) *tlsstore.SessionCache {
 	if tlsstore.MatchHello(c.memory.balanced, try.host) {
 		scope.Node = p.pipe.EHLO().Host()
 	}
-	return c.memory.store.Sessions(scope)
+	sessions := c.memory.store.Sessions(scope)
+	if try.fresh {
+		sessions.Withhold()
+	}
+	return sessions
 }
 
 // scopeLevel keeps TLS on connect and STARTTLS apart, since they are two services.
@@ -93,9 +102,59 @@ func (p *peer) learned(state tls.ConnectionState) {
 	p.sessions.SetVerified(p.verified)
 }
 
-// offeredSession tells whether the handshake was tried with a session that the
-// hop may have broken on.
+// offeredSession tells whether the handshake was tried with a session of before.
 func (p *peer) offeredSession() bool { return p.sessions != nil && p.sessions.Offered() }
+
+// onTrial tells whether such a session may be what the hop breaks on. With TLS
+// 1.3 a hop may do so behind the handshake, when ours is over.
+func (p *peer) onTrial() bool { return p.offeredSession() && !p.heard }
+
+// beginTrial leaves time for a second connection, should a session be offered
+// and the hop fall silent.
+func (p *peer) beginTrial() {
+	if p.sessions == nil || p.end.IsZero() {
+		return
+	}
+	p.trialEnd = p.end
+	p.end = time.Now().Add(time.Until(p.end) / 2)
+}
+
+// heardFrom ends the trial.
+func (p *peer) heardFrom() {
+	p.heard = true
+	if !p.trialEnd.IsZero() {
+		p.end, p.trialEnd = p.trialEnd, time.Time{}
+	}
+}
+
+// saidSomething tells whether a hop answered, though not as it should. 421 says
+// that it is about to hang up, for whatever reason.
+func saidSomething(err error) bool {
+	var said *peerError
+	return errors.As(err, &said) && said.said.Code != 0 && said.said.Code != 421
+}
+
+// quirkBroke marks a hop that broke on a session once.
+const quirkBroke tlsstore.Quirk = "broke-on-session"
+
+// How long a hop is remembered that broke on a session once, and one that did so
+// again meanwhile.
+const (
+	brokeFor    = 24 * time.Hour
+	distrustFor = 7 * 24 * time.Hour
+)
+
+// distrust notes that a hop broke on a session.
+func (c *caller) distrust(addr netip.AddrPort) {
+	if c.resumed != nil {
+		c.resumed(resumeBroke)
+	}
+	if c.memory.store.Quirk(addr, quirkBroke) {
+		c.memory.store.SetQuirk(addr, tlsstore.QuirkNoTickets, distrustFor)
+		return
+	}
+	c.memory.store.SetQuirk(addr, quirkBroke, brokeFor)
+}
 
 // resumption is what came of it.
 func (p *peer) resumption() int {

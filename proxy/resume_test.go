@@ -143,6 +143,90 @@ func TestRefusedSessionIsRepaired(t *testing.T) {
 	}
 }
 
+// A hop may break on a session when the handshake is over for us, or fall
+// silent: the message goes all the same, and in the end no session is offered.
+func TestHopThatBreaksBehindTheHandshake(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			t.Run(fmt.Sprintf("%s/silent=%v", tls.VersionName(version), silent), func(t *testing.T) {
+				cert := newTestCert(t, "mx.example.org")
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					w.cfg.Timeouts.Setup = 30 * time.Second
+					conf := cert.server()
+					conf.MaxVersion = version
+					conf.VerifyConnection = func(state tls.ConnectionState) error {
+						switch {
+						case !state.DidResume:
+							return nil
+						case silent:
+							time.Sleep(time.Hour)
+						}
+						return fmt.Errorf("no session of before, please")
+					}
+					mx := w.serve(mxAddr, &refpeer.Server{Keywords: refpeer.Modern(), TLS: conf})
+					w.remember(tlsstore.Memory())
+					w.outbound()
+					w.start()
+					var accepted []int
+					for range 6 {
+						sendOne(t, w, time.Second)
+						if s := w.last(); s.Status != "sent" || s.TLS == "none" {
+							t.Errorf("%s, TLS %s", s.Status, s.TLS)
+						}
+						accepted = append(accepted, mx.Accepted())
+						time.Sleep(time.Minute)
+					}
+					if n := len(mx.Messages()); n != 6 {
+						t.Errorf("%d messages arrived", n)
+					}
+					if last := accepted[5] - accepted[3]; last != 2 {
+						t.Errorf("connections so far: %v, want one for each of the last messages", accepted)
+					}
+				})
+			})
+		}
+	}
+}
+
+// An attacker who breaks the resumed handshake and then hides STARTTLS does not
+// do so unseen.
+func TestStrippedAfterBrokenSession(t *testing.T) {
+	cert := newTestCert(t, "mx.example.org")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		conf := cert.server()
+		broken := false
+		conf.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+			if broken && len(identity) > 0 {
+				return nil, fmt.Errorf("broken")
+			}
+			return conf.DecryptTicket(identity, cs)
+		}
+		s := &refpeer.Server{Keywords: refpeer.Modern(), TLS: conf}
+		s.Behave = func(ev refpeer.Event) refpeer.Action {
+			if broken && ev.Conn >= 2 && ev.Verb == "EHLO" {
+				return refpeer.Say("250 mx.example")
+			}
+			return refpeer.Action{}
+		}
+		w.serve(mxAddr, s)
+		w.remember(tlsstore.Memory())
+		w.outbound()
+		w.start()
+		sendOne(t, w, time.Second)
+		time.Sleep(time.Second)
+		broken = true
+		sendOne(t, w, time.Second)
+		if s := w.last(); s.Status != "sent" || s.TLS != "none" {
+			t.Fatalf("%s, TLS %s", s.Status, s.TLS)
+		}
+		if n := w.counter("slipstream_tls_fallbacks_total", "outbound"); n != 1 {
+			t.Errorf("%v fallbacks were counted, want 1", n)
+		}
+	})
+}
+
 // Clients resume their sessions with us, by a ticket that is not in our first
 // flight, and those that cannot bear one get none.
 func TestClientsResume(t *testing.T) {
