@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -114,9 +115,9 @@ func TestRefusedSessionIsRepaired(t *testing.T) {
 				w := newWorld(t)
 				conf := cert.server()
 				conf.MaxVersion = version
-				broken := false
+				var broken atomic.Bool
 				conf.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-					if broken && len(identity) > 0 {
+					if broken.Load() && len(identity) > 0 {
 						return nil, fmt.Errorf("no ticket, please")
 					}
 					return conf.DecryptTicket(identity, cs)
@@ -127,7 +128,7 @@ func TestRefusedSessionIsRepaired(t *testing.T) {
 				w.start()
 				sendOne(t, w, time.Second)
 				time.Sleep(time.Second)
-				broken = true
+				broken.Store(true)
 				sendOne(t, w, time.Second)
 				if s := w.last(); s.Status != "sent" || s.TLS == "none" {
 					t.Errorf("the second message: %s, TLS %s", s.Status, s.TLS)
@@ -196,16 +197,16 @@ func TestStrippedAfterBrokenSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		conf := cert.server()
-		broken := false
+		var broken atomic.Bool
 		conf.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-			if broken && len(identity) > 0 {
+			if broken.Load() && len(identity) > 0 {
 				return nil, fmt.Errorf("broken")
 			}
 			return conf.DecryptTicket(identity, cs)
 		}
 		s := &refpeer.Server{Keywords: refpeer.Modern(), TLS: conf}
 		s.Behave = func(ev refpeer.Event) refpeer.Action {
-			if broken && ev.Conn >= 2 && ev.Verb == "EHLO" {
+			if broken.Load() && ev.Conn >= 2 && ev.Verb == "EHLO" {
 				return refpeer.Say("250 mx.example")
 			}
 			return refpeer.Action{}
@@ -216,7 +217,7 @@ func TestStrippedAfterBrokenSession(t *testing.T) {
 		w.start()
 		sendOne(t, w, time.Second)
 		time.Sleep(time.Second)
-		broken = true
+		broken.Store(true)
 		sendOne(t, w, time.Second)
 		if s := w.last(); s.Status != "sent" || s.TLS != "none" {
 			t.Fatalf("%s, TLS %s", s.Status, s.TLS)
