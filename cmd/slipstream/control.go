@@ -4,10 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -54,7 +52,7 @@ func openControl(cfg *proxy.Config, mem *memory, log *zap.Logger) *control {
 		return nil
 	}
 	path := controlPath(cfg)
-	ln, err := listenControl(path)
+	ln, err := proxy.ListenPrivate(path)
 	if err != nil {
 		log.Warn("there is no control socket, so what is remembered cannot be looked at while the service runs",
 			zap.String("socket", path), zap.Error(err))
@@ -91,59 +89,6 @@ func (c *control) Close() {
 		c.log.Warn("the control socket did not close in order", zap.Error(err))
 	}
 	<-c.done
-}
-
-// listenControl opens a socket that only our user can connect to. It is made in a directory of its own, and moved into
-// place once its mode is set, so that there is no moment at which others could connect. One that nobody listens on,
-// left behind by a process that died, is replaced.
-func listenControl(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != os.ModeSocket {
-			return nil, errors.New("there is something that is not a socket")
-		}
-		if conn, err := net.DialTimeout("unix", path, controlDial); err == nil {
-			_ = conn.Close()
-			return nil, errors.New("another process listens there")
-		}
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".control-") // mode 0700
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)         // empty by then
-	made := filepath.Join(dir, "s") // short, since the name of a socket is bounded (unix(7))
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	ln.SetUnlinkOnClose(false) // it would remove the name that it was made under
-	l := &controlListener{UnixListener: ln, path: path}
-	if err = os.Chmod(made, 0o600); err == nil {
-		l.info, err = os.Lstat(made)
-	}
-	if err == nil {
-		err = os.Rename(made, path)
-	}
-	if err != nil {
-		_ = ln.Close()
-		return nil, err
-	}
-	return l, nil
-}
-
-// A controlListener removes its socket when it is closed, and no other that has taken its place.
-type controlListener struct {
-	*net.UnixListener
-	path string
-	info os.FileInfo
-}
-
-// Close implements [net.Listener].
-func (l *controlListener) Close() error {
-	if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.info) {
-		_ = os.Remove(l.path) // the next one to start will see that nobody listens
-	}
-	return l.UnixListener.Close()
 }
 
 // A cacheEntry is a tlsstore.Entry as it is told to others.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"slipstream/proxy"
 	"slipstream/tlsstore"
 )
 
@@ -80,14 +81,14 @@ func TestControlSocketLeftBehind(t *testing.T) {
 	}
 	dead.SetUnlinkOnClose(false)
 	_ = dead.Close()
-	first, err := listenControl(path)
+	first, err := proxy.ListenPrivate(path)
 	if err != nil {
 		t.Fatalf("over the socket of a dead process: %v", err)
 	}
 	if info, err := os.Lstat(path); err != nil || info.Mode() != os.ModeSocket|0o600 {
 		t.Errorf("the socket is %v, %v", info.Mode(), err)
 	}
-	if ln, err := listenControl(path); err == nil {
+	if ln, err := proxy.ListenPrivate(path); err == nil {
 		_ = ln.Close()
 		t.Error("the socket of a process that lives was replaced")
 	}
@@ -95,7 +96,7 @@ func TestControlSocketLeftBehind(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	second, err := listenControl(path)
+	second, err := proxy.ListenPrivate(path)
 	if err != nil {
 		t.Fatal(err)
 	}
