@@ -177,7 +177,10 @@ type call struct {
 func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, error) {
 	p, err := c.ready(ctx, conn, try)
 	var broke *sessionFailure
-	if errors.As(err, &broke) && ctx.Err() == nil {
+	if errors.As(err, &broke) {
+		if ctx.Err() != nil {
+			return nil, broke.err // there is no time left, whatever it broke on
+		}
 		p, err = c.without(ctx, try, broke)
 		try.fresh = true
 	}

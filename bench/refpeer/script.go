@@ -19,9 +19,6 @@ type Script struct{ wire *wire }
 // NewScript returns a Script over conn, with DefaultTimeout for each reply.
 func NewScript(conn net.Conn) *Script { return &Script{newWire(conn, 0)} }
 
-// Timeout sets how long Expect and ExpectEOF wait.
-func (s *Script) Timeout(d time.Duration) { s.wire.timeout = d }
-
 // Send writes octets at once, as they are.
 func (s *Script) Send(octets string) error { return s.wire.send([]byte(octets)) }
 
@@ -111,6 +108,3 @@ func (s *Script) ExpectEOF() error {
 func (s *Script) StartTLS(ctx context.Context, conf *tls.Config) error {
 	return s.wire.secure(ctx, conf)
 }
-
-// Conn returns the connection, the one inside of TLS if there is TLS.
-func (s *Script) Conn() net.Conn { return s.wire.conn }
