@@ -16,12 +16,13 @@ dest=${1:-$top/.peers}
 trees='postfix postfix
 exim exim4-daemon-heavy exim4-base
 swaks swaks libnet-ssleay-perl
+gnutls gnutls-bin libgnutls-dane0
 haproxy haproxy
 nginx nginx libnginx-mod-mail
 chromium chromium-headless-shell fonts-dejavu-core'
 
 # Those that an archive may lack without the others being given up.
-optional='nginx chromium'
+optional='gnutls nginx chromium'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"
@@ -113,4 +114,4 @@ for name in $(echo "$trees" | cut -d' ' -f1); do
 	[ ! -d "$new/$name" ] || mv "$new/$name" "$dest/$name" || exit 1
 done
 mv "$new/stamp" "$dest/stamp"
-echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"
+echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|gnutls-bin|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"
