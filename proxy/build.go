@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+
+	"go.uber.org/zap"
 
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
@@ -70,7 +73,8 @@ func (p *Proxy) newDoor(cfg *Config, name string, minTLS TLSVersion, roots autho
 		caller: &caller{
 			hostname: cfg.Hostname, dial: p.dial, times: &cfg.Timeouts,
 			roots: roots.pool, minTLS: uint16(minTLS), announce: announceNone, wires: p.wires, isOwn: p.isOwn,
-			memory:  memory{store: p.store, trust: roots.digest, balanced: cfg.Store.LoadBalanced},
+			memory: memory{store: p.store, trust: roots.digest, balanced: cfg.Store.LoadBalanced,
+				log: p.log.With(zap.String("door", name))},
 			resumed: func(bits int) { p.metrics.resumed(name, legHop, bits) },
 		},
 		office: &ticketOffice{tickets: p.tickets, shy: p.shy, hold: cfg.Tickets.Hold, learn: cfg.Tickets.Learn},
@@ -200,14 +204,19 @@ func (p *Proxy) factsFor(about string) *facts {
 
 // spoolsFor keeps the memory budget over reloads that do not change it.
 func (p *Proxy) spoolsFor(cfg *Config) *spools {
+	dir, why := spoolDir(cfg, true)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := p.config
-	if p.spools != nil && old.SpoolDir == cfg.SpoolDir && old.StateDir == cfg.StateDir &&
+	if p.spools != nil && p.spools.dir == dir && old.SpoolDir == cfg.SpoolDir && old.StateDir == cfg.StateDir &&
 		old.Limits.SpoolMemory == cfg.Limits.SpoolMemory && old.Limits.SpoolMemoryPerMessage == cfg.Limits.SpoolMemoryPerMessage {
 		return p.spools
 	}
-	return newSpools(spoolDir(cfg), int64(cfg.Limits.SpoolMemoryPerMessage), int64(cfg.Limits.SpoolMemory))
+	s := newSpools(dir, int64(cfg.Limits.SpoolMemoryPerMessage), int64(cfg.Limits.SpoolMemory))
+	if s.why = why; dir == stateSpool(cfg) {
+		s.spare = os.TempDir()
+	}
+	return s
 }
 
 // isOwn tells whether one of our own doors is at an address: mail for there

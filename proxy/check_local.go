@@ -219,31 +219,22 @@ func (c *check) spool() {
 		c.say(Fine, about, "%s can be written", dir)
 		return
 	}
-	dir := filepath.Join(c.cfg.StateDir, "spool")
-	err := canSpool(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = writable(parentOf(dir))
-	}
-	if err == nil {
+	dir, why := spoolDir(c.cfg, false)
+	if why == nil {
 		c.say(Fine, about, "%s can be written", dir)
 		return
 	}
-	other := os.TempDir()
-	if tempErr := canSpool(other); tempErr != nil {
-		c.say(Failed, about, "%v, and neither can %s be: %v; set spool_dir", err, other, tempErr)
+	if err := canSpool(dir); err != nil {
+		c.say(Failed, about, "%v, and neither can %s be: %v; set spool_dir", why, dir, err)
 		return
 	}
-	c.say(Doubtful, about, "%v; large messages go to %s instead: write StateDirectory=slipstream in the [Service] section of the unit, or set spool_dir",
-		err, other)
-}
-
-// canSpool does what a spool will do.
-func canSpool(dir string) error {
-	f, err := unnamedFile(dir)
-	if err != nil {
-		return inDir(dir, err)
+	doing := "write StateDirectory=slipstream in the [Service] section of the unit, or set spool_dir"
+	if meant := stateSpool(c.cfg); errors.Is(why, fs.ErrPermission) {
+		if _, err := os.Lstat(meant); err == nil {
+			doing = fmt.Sprintf("chown -R %s %s, or set spool_dir", accountName(), meant)
+		}
 	}
-	return f.Close()
+	c.say(Doubtful, about, "%v; large messages go to %s instead: %s", why, dir, doing)
 }
 
 // parentOf finds the nearest directory above a path that exists.

@@ -117,11 +117,7 @@ func (s *session) secure(ctx context.Context) bool {
 	below, conf, admission := s.door.handshake(s.wire, s.client.addr.Addr(), s.client.helo)
 	s.client.admission = admission
 	conn := tls.Server(below, conf)
-	err := conn.HandshakeContext(ctx)
-	if err == nil {
-		err = admission.secured()
-	}
-	if err != nil {
+	if err := admission.secured(conn.HandshakeContext(ctx)); err != nil {
 		s.log.Info("TLS handshake with the client failed", zap.Error(err))
 		s.door.metrics.handshakeFailed(s.door.name)
 		return false

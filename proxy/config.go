@@ -92,9 +92,10 @@ type StoreConfig struct {
 	// Enabled switches the memory on. Default: true.
 	Enabled bool `toml:"enabled"`
 
-	// MaxSize is what the store may take on disk; the oldest is forgotten first.
+	// MaxSize is what the store may take on disk, less than 48 MiB of which is of
+	// no use. Until upkeep has made room it may be a quarter more.
 	// Default: "256MB".
-	MaxSize Size `toml:"max_size" max:"1TB"`
+	MaxSize Size `toml:"max_size" min:"48MiB" max:"1TB"`
 
 	// KeyFile holds the 32 octets that the store is encrypted with; it is made
 	// when it is not there. Default "": the systemd credential "store.key" where

@@ -17,8 +17,8 @@ import (
 // each key stands, for what is found wrong later.
 //
 // The grammar is the library's; what belongs here is which keys there are (the
-// "toml" tags), what they take (the types, and the "oneof", "forms" and "max" tags) and
-// where in the document they were.
+// "toml" tags), what they take (the types, and the "oneof", "forms", "min" and
+// "max" tags) and where in the document they were.
 type configDecoder struct {
 	data     []byte
 	base     int // offset in data where the parser began

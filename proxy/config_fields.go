@@ -109,8 +109,8 @@ func (f configField) grow() configTable {
 	return configTable{f.v.Index(i), indexed(f.path, i)}
 }
 
-// inBounds checks a value against the "oneof", "forms" and "max" tags. Numbers,
-// sizes and durations are at least 1 of their unit always.
+// inBounds checks a value against the "oneof", "forms", "min" and "max" tags.
+// Numbers, sizes and durations are at least 1 of their unit always.
 func (f configField) inBounds() error {
 	if e, ok := f.v.Interface().(Endpoint); ok {
 		if !e.IsZero() && !slices.Contains(strings.Fields(f.tag.Get("forms")), e.form()) {
@@ -129,21 +129,35 @@ func (f configField) inBounds() error {
 	if !ok {
 		return nil
 	}
-	most := reflect.New(f.v.Type()).Elem()
-	if takesText(most.Addr().Interface()) {
-		if err := setText(most.Addr().Interface(), bound); err != nil {
+	most, err := f.bound(bound)
+	if err != nil {
+		return err
+	}
+	least, from := int64(1), "more than 0"
+	if low, ok := f.tag.Lookup("min"); ok {
+		if least, err = f.bound(low); err != nil {
 			return err
 		}
-	} else if n, err := strconv.Atoi(bound); err == nil {
-		most.SetInt(int64(n))
+		from = "at least " + low
 	}
 	switch v := f.v.Int(); {
-	case v < 1:
-		return fmt.Errorf("%v is too small; allowed: more than 0, at most %s", f.v, bound)
-	case v > most.Int():
+	case v < least:
+		return fmt.Errorf("%v is too small; allowed: %s, at most %s", f.v, from, bound)
+	case v > most:
 		return fmt.Errorf("%v is too large; allowed: at most %s", f.v, bound)
 	}
 	return nil
+}
+
+// bound reads a bound as the file would have it.
+func (f configField) bound(text string) (int64, error) {
+	v := reflect.New(f.v.Type()).Elem()
+	if takesText(v.Addr().Interface()) {
+		err := setText(v.Addr().Interface(), text)
+		return v.Int(), err
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	return n, err
 }
 
 // choice shows the words of a tag as the file would have them.

@@ -168,6 +168,7 @@ type call struct {
 	redial func(context.Context) (net.Conn, error)
 	clear  bool // TLS failed here and the policy lets us do without
 	fresh  bool // TLS failed here with a session of before: do without that
+	bare   bool // it broke on a ticket: take none
 }
 
 // secured readies a connection. Where it breaks on a TLS session of before, that
@@ -179,6 +180,9 @@ func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, e
 	var broke *sessionFailure
 	if errors.As(err, &broke) {
 		if ctx.Err() != nil {
+			if broke.late {
+				c.distrust(try, broke, true)
+			}
 			return nil, broke.err // there is no time left, whatever it broke on
 		}
 		p, err = c.without(ctx, try, broke)
@@ -191,44 +195,20 @@ func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, e
 	if try.policy.Level >= route.Encrypted || try.policy.Implicit {
 		return nil, &policyError{hop: try.label, why: "TLS is required and could not be had", err: failed.err}
 	}
+	if broke != nil && broke.late || outOfTime(ctx) {
+		return nil, err // with more time TLS might have been had
+	}
 	if conn, err = try.redial(ctx); err != nil {
 		return nil, err
 	}
 	try.clear = true
 	if p, err = c.ready(ctx, conn, try); err == nil {
+		if broke != nil {
+			p.wire.trips += broke.trips
+		}
 		p.fallback = fmt.Errorf("%s: TLS was offered and failed, so this went in clear: %w", try.label, failed.err)
 	}
 	return p, err
-}
-
-// without tries again where a TLS session of before may have been what a hop
-// broke on. A hop that does so twice in a day is offered none for a while.
-func (c *caller) without(ctx context.Context, try call, broke *sessionFailure) (*peer, error) {
-	c.distrust(try.addr)
-	conn, err := try.redial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w (before that: %v)", err, broke)
-	}
-	try.fresh = true
-	p, err := c.ready(ctx, conn, try)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w (before that: %v)", err, broke)
-	case p.tls == nil: // it is offered no more; the policy lets us go on, but somebody should know
-		p.fallback = fmt.Errorf("%s: TLS was offered and failed, then not offered, so this went in clear: %w", try.label, broke.err)
-	}
-	return p, nil
-}
-
-// A sessionFailure is a connection that broke while a TLS session of before was
-// on trial: before the hop had said anything inside TLS.
-type sessionFailure struct {
-	hop string
-	err error
-}
-
-func (e *sessionFailure) Error() string {
-	return e.hop + ", with a TLS session of before: " + e.err.Error()
 }
 
 // A tlsFailure is a hop that offers TLS and then cannot do it.
@@ -253,9 +233,8 @@ func (c *caller) ready(ctx context.Context, conn net.Conn, try call) (*peer, err
 	}
 	defer p.follow(ctx)()
 	if err := c.prepare(ctx, p, try); err != nil {
-		if p.onTrial() && !saidSomething(err) {
-			p.sessions.Drop()
-			err = &sessionFailure{p.label, err}
+		if (p.onTrial() || p.ticket != nil) && !errors.Is(err, errCut) && !errors.Is(ctx.Err(), context.Canceled) {
+			err = p.trialFailed(err)
 		}
 		p.quit()
 		return nil, err
@@ -274,9 +253,6 @@ func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
 	}
 	if err := p.greet(); err != nil {
 		return err
-	}
-	if p.tls != nil {
-		p.heardFrom()
 	}
 	if err := c.hello(p, try.id); err != nil {
 		return err
@@ -349,11 +325,7 @@ func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
 		return &tlsFailure{err}
 	}
 	// RFC 3207 §4.2: what was learned in clear is forgotten.
-	if err := c.hello(p, try.id); err != nil {
-		return err
-	}
-	p.heardFrom()
-	return nil
+	return c.hello(p, try.id)
 }
 
 // tlsConfig demands what the policy says. Below "verify" any certificate will
@@ -366,6 +338,8 @@ func (c *caller) tlsConfig(p *peer, try call) *tls.Config {
 		MinVersion: c.minTLS,
 	}
 	if p.sessions = c.sessions(p, try); p.sessions != nil {
+		p.sessions.OnOffer(p.beginTrial)
+		p.onTicket = func(err error) { c.distrust(try, &sessionFailure{err: err}, true) }
 		conf.ClientSessionCache = p.sessions
 	}
 	verified := func(tls.ConnectionState) bool { return true } // or the handshake fails

@@ -39,20 +39,25 @@ func BenchmarkIdle(b *testing.B) {
 	for b.Loop() {
 		px := startProxy(b, sink)
 		before := px.memory(b)
-		clients := openIdle(b, px.doors["inbound"])
+		clients := openIdle(b, px.doors["inbound"], idleClient)
 		grown = px.memory(b).minus(before)
 		for _, c := range clients {
 			_ = c.Close() // it is not needed any more
 		}
 	}
+	grown.report(b)
+}
+
+// report tells what one session takes of it.
+func (m memory) report(b *testing.B) {
 	perSession := func(octets int64) float64 { return float64(octets) / 1000 / idleSessions }
-	b.ReportMetric(perSession(grown.resident), "RSS-KB/session")
-	b.ReportMetric(perSession(grown.heap), "heap-KB/session")
-	b.ReportMetric(perSession(grown.stacks), "stack-KB/session")
+	b.ReportMetric(perSession(m.resident), "RSS-KB/session")
+	b.ReportMetric(perSession(m.heap), "heap-KB/session")
+	b.ReportMetric(perSession(m.stacks), "stack-KB/session")
 }
 
 // openIdle opens sessions from many addresses, as real clients would.
-func openIdle(b *testing.B, addr string) []net.Conn {
+func openIdle(b *testing.B, addr string, open func(addr string, from net.IP) (net.Conn, error)) []net.Conn {
 	b.Helper()
 	const hands, sources = 16, 100
 	clients := make([]net.Conn, idleSessions)
@@ -62,7 +67,7 @@ func openIdle(b *testing.B, addr string) []net.Conn {
 		wg.Go(func() {
 			for i := hand; i < idleSessions && errs[hand] == nil; i += hands {
 				from := net.IPv4(127, 0, 1, byte(1+i%sources))
-				clients[i], errs[hand] = idleClient(addr, from)
+				clients[i], errs[hand] = open(addr, from)
 			}
 		})
 	}
@@ -160,9 +165,10 @@ type proxyProcess struct {
 }
 
 // startProxy runs "slipstream serve" between its doors and a next hop until the
-// benchmark ends. $SLIPSTREAM names a binary to measure in the place of one that
-// is built from these sources, so that two versions can be compared.
-func startProxy(b *testing.B, hop string) *proxyProcess {
+// benchmark ends, with further lines for each door. $SLIPSTREAM names a binary to
+// measure in the place of one that is built from these sources, so that two
+// versions can be compared.
+func startProxy(b *testing.B, hop string, lines ...string) *proxyProcess {
 	b.Helper()
 	dir := b.TempDir()
 	binary := os.Getenv("SLIPSTREAM")
@@ -174,6 +180,7 @@ func startProxy(b *testing.B, hop string) *proxyProcess {
 	}
 	px := &proxyProcess{admin: freeAddr(b), doors: map[string]string{"inbound": freeAddr(b), "outbound": freeAddr(b)}}
 	config := filepath.Join(dir, "slipstream.toml")
+	more := strings.Join(lines, "\n")
 	text := fmt.Sprintf(`hostname = "proxy.example"
 state_dir = %q
 admin.listen = %q
@@ -185,10 +192,12 @@ max_transactions_per_connection = 1000000
 listen = [%q]
 backend = %q
 backend_trusts_us = true
+%s
 [[outbound]]
 listen = [%q]
 relay = %q
-`, dir, px.admin, px.doors["inbound"], hop, px.doors["outbound"], hop)
+%s
+`, dir, px.admin, px.doors["inbound"], hop, more, px.doors["outbound"], hop, more)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		b.Fatal(err)
 	}

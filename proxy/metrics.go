@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"strconv"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"slipstream/smtpwire"
+	"slipstream/tlsstore"
 )
 
 // Metrics are the service's counters. Labels are bounded: doors, words of ours,
@@ -25,6 +27,7 @@ type Metrics struct {
 	fallbacks    *prometheus.CounterVec
 	panics       *prometheus.CounterVec
 	sessions     *prometheus.CounterVec
+	shy          atomic.Pointer[tlsstore.Shy] // whose clients are counted; nil: there are none
 }
 
 // NewMetrics registers the counters.
@@ -53,7 +56,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help:    "Time from MAIL to the final reply.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}, []string{"door", "status"}),
 	}
-	reg.MustRegister(m.open, m.seconds)
+	withheld := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "slipstream", Name: "tickets_withheld",
+		Help: "Networks and EHLO domains whose clients are given no session tickets, by what was learned."},
+		func() float64 {
+			if shy := m.shy.Load(); shy != nil {
+				return float64(shy.Len())
+			}
+			return 0
+		})
+	reg.MustRegister(m.open, m.seconds, withheld)
 	return m
 }
 

@@ -43,6 +43,7 @@ type peer struct {
 	end    time.Time // when the stage under way must be over; zero: no such end
 
 	fallback error    // why it is in clear, where TLS was offered and failed
+	repaired error    // what went wrong on the way here
 	verified bool     // the certificate stood the check that "verify" asks for
 	open     bool     // a MAIL of ours may be in force there: RSET goes before the next one
 	used     int      // transactions that were begun here
@@ -53,8 +54,10 @@ type peer struct {
 	counted  int // trips that are in the log already
 	onClose  func()
 	sessions *tlsstore.SessionCache // nil: no TLS session is offered or kept
-	heard    bool                   // something was heard since a session was offered: it did no harm
+	heard    bool                   // something was heard inside TLS
 	trialEnd time.Time              // what end was before the trial
+	ticket   error                  // why TLS broke off, where it was a ticket of the hop's
+	onTicket func(error)            // hears of that at once; set with sessions
 }
 
 func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *peer {
@@ -157,6 +160,9 @@ func (p *peer) unasked(during string) error {
 	if err != nil {
 		return p.fail(during, err)
 	}
+	if p.tls != nil {
+		p.heardFrom()
+	}
 	p.broken = true
 	return p.unwilling(during, r)
 }
@@ -203,6 +209,9 @@ func (p *peer) reply(during string) (smtpwire.Reply, error) {
 	r, err := p.r.ReadReply()
 	if err != nil {
 		return r, p.fail(during, err)
+	}
+	if p.tls != nil {
+		p.heardFrom()
 	}
 	a, err := p.pipe.Answer(r)
 	if err != nil {
@@ -280,18 +289,14 @@ func (p *peer) startTLS(ctx context.Context, conf *tls.Config) error {
 // handshake puts TLS over the wire. greeted: no greeting will follow (STARTTLS);
 // with TLS on connect one does.
 func (p *peer) handshake(ctx context.Context, conf *tls.Config, greeted bool) error {
-	p.beginTrial()
 	p.wait(duringHandshake, p.times.TLSHandshake)
 	conn := tls.Client(p.wire, conf)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return p.fail(duringHandshake, err)
 	}
-	if !p.offeredSession() {
-		p.heardFrom() // nothing is on trial
-	}
 	state := conn.ConnectionState()
 	p.tls, p.rw = &state, conn
-	p.r.Reset(conn)
+	p.r.Reset(ticketReader{conn, p})
 	p.wire.hurry = true // tickets come ahead of the next reply
 	p.pipe = newPipeline(smtpwire.EHLO{}, greeted, p.lmtp)
 	return nil

@@ -2,9 +2,11 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 )
 
@@ -16,7 +18,7 @@ func ListenPrivate(path string) (net.Listener, error) {
 	if err := replaceable(path); err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".slipstream-") // mode 0700
+	dir, err := os.MkdirTemp(filepath.Dir(path), privatePrefix) // mode 0700
 	if err != nil {
 		return nil, err
 	}
@@ -41,8 +43,28 @@ func ListenPrivate(path string) (net.Listener, error) {
 	return l, nil
 }
 
+// privatePrefix begins the name of the directory that a socket is made in.
+const privatePrefix = ".slipstream-"
+
+// SocketName says whether [ListenPrivate] can make a socket of that name: they
+// are bounded (unix(7)), and all that the system says of it is "invalid argument".
+func SocketName(path string) error {
+	const most = len(syscall.RawSockaddrUnix{}.Path) - 1
+	dir := filepath.Dir(path)
+	made := filepath.Join(dir, privatePrefix+"4294967295", "s") // at its longest
+	over := max(len(path), len(made)) - most
+	if over <= 0 {
+		return nil
+	}
+	return fmt.Errorf("%s is too long a name for a directory with a socket in it: it has %d octets, at most %d may be",
+		dir, len(dir), len(dir)-over)
+}
+
 // replaceable tells whether a socket may be put at path.
 func replaceable(path string) error {
+	if err := SocketName(path); err != nil {
+		return err
+	}
 	info, err := os.Lstat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -53,11 +75,15 @@ func replaceable(path string) error {
 		return errors.New("there is something that is not a socket")
 	}
 	conn, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
+	switch {
+	case err == nil:
 		_ = conn.Close()
 		return errSocketHeld
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return nil // nobody listens (unix(7)), or it was removed meanwhile
 	}
-	return nil
+	// Such as EAGAIN: somebody does listen, and is too busy to be asked.
+	return fmt.Errorf("%w, as far as can be told: %w", errSocketHeld, err)
 }
 
 var errSocketHeld = errors.New("another process listens there")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -111,6 +112,9 @@ func New(cfg *Config, o Options) (*Proxy, error) {
 			var lc net.ListenConfig
 			return lc.Listen(ctx, "tcp", addr)
 		}
+	}
+	if p.metrics != nil {
+		p.metrics.shy.Store(p.shy)
 	}
 	p.ids.Store(rand.Uint64())
 	p.base, p.cancel = context.WithCancel(context.Background())
@@ -354,16 +358,14 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 // was meant for them. Called with p.mu held.
 func (p *Proxy) checkSpool() {
 	dir := p.spools.dir
-	if dir != p.config.SpoolDir && dir != filepath.Join(p.config.StateDir, "spool") {
+	if dir != p.config.SpoolDir && dir != stateSpool(p.config) {
 		p.log.Warn("the state directory cannot be used; large messages are spooled elsewhere",
-			zap.String("state_dir", p.config.StateDir), zap.String("spool", dir))
+			zap.String("state_dir", p.config.StateDir), zap.String("spool", dir), zap.Error(p.spools.why))
 	}
-	f, err := unnamedFile(dir)
-	if err != nil {
-		p.log.Warn("the spool directory cannot be written to; large messages hear 452", zap.String("spool", dir), zap.Error(err))
-		return
+	if err := canSpool(dir); err != nil {
+		p.log.Warn("the spool directory cannot be written to; large messages hear 452",
+			zap.String("spool", dir), zap.Error(err))
 	}
-	_ = f.Close() // it has no name and is gone
 }
 
 // prepareMetrics makes every counter of every door appear at once, so that the
@@ -374,15 +376,71 @@ func (p *Proxy) prepareMetrics() {
 	}
 }
 
+// stateSpool is the directory for large bodies where none is configured.
+func stateSpool(cfg *Config) string { return filepath.Join(cfg.StateDir, "spool") }
+
 // spoolDir is where large bodies go: the directory that is configured, one under
-// the state directory if it can be made, else the system's.
-func spoolDir(cfg *Config) string {
+// the state directory, or the system's where that cannot be written to; why says
+// so then. Unless it may be made, a directory that is missing is judged by the
+// one that it would be made in.
+func spoolDir(cfg *Config, mayMake bool) (dir string, why error) {
 	if cfg.SpoolDir != "" {
-		return cfg.SpoolDir
+		return cfg.SpoolDir, nil
 	}
-	dir := filepath.Join(cfg.StateDir, "spool")
-	if err := os.MkdirAll(dir, 0o700); err == nil {
-		return dir
+	dir = stateSpool(cfg)
+	if mayMake {
+		why = soon(dir, func() error { return makeSpool(cfg.StateDir, dir) })
 	}
-	return os.TempDir()
+	if why == nil {
+		why = canSpool(dir)
+	}
+	if !mayMake && errors.Is(why, fs.ErrNotExist) {
+		why = soon(dir, func() error { return writable(parentOf(dir)) })
+	}
+	if why != nil {
+		return os.TempDir(), why
+	}
+	return dir, nil
+}
+
+// makeSpool makes the directory for large bodies. What root makes in a directory
+// of somebody else is theirs, since the service may be meant to run as they.
+func makeSpool(stateDir, dir string) error {
+	_, err := os.Lstat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		giveTo(stateDir, dir)
+		return nil
+	}
+	return err
+}
+
+// spoolWait is how long a disk may take to show that a file can be made on it.
+const spoolWait = 5 * time.Second
+
+// canSpool does what a spool will do.
+func canSpool(dir string) error {
+	return soon(dir, func() error {
+		f, err := unnamedFile(dir)
+		if err != nil {
+			return inDir(dir, err)
+		}
+		return f.Close()
+	})
+}
+
+// soon waits for f no longer than spoolWait: a disk that hangs is of no use.
+func soon(dir string, f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- f() }() // ends when the disk answers
+	timer := time.NewTimer(spoolWait)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return fmt.Errorf("%s: no answer from the disk within %v", dir, spoolWait)
+	}
 }

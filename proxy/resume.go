@@ -1,14 +1,20 @@
 package proxy
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"strings"
+	"syscall"
 	"time"
+
+	"go.uber.org/zap"
 
 	"slipstream/proxy/route"
 	"slipstream/tlsstore"
@@ -58,12 +64,14 @@ type memory struct {
 	store    *tlsstore.Store // nil: nothing is kept
 	trust    [32]byte        // the authorities to believe, so that a session does not outlive them
 	balanced []string        // names behind which several machines keep sessions of their own
+	log      *zap.Logger     // hears what is learned for days
 }
 
 // sessions is where a connection's TLS sessions come from and go to; nil where
 // none are kept. What was made in one scope is of no use in another (P3).
 func (c *caller) sessions(p *peer, try call) *tlsstore.SessionCache {
-	if c.memory.store == nil || !try.addr.IsValid() || c.memory.store.Quirk(try.addr, tlsstore.QuirkNoTickets) {
+	if c.memory.store == nil || !try.addr.IsValid() || try.bare ||
+		c.memory.store.Quirk(try.addr, tlsstore.QuirkNoTickets) {
 		return nil
 	}
 	scope := tlsstore.Scope{
@@ -78,6 +86,30 @@ func (c *caller) sessions(p *peer, try call) *tlsstore.SessionCache {
 		sessions.Withhold()
 	}
 	return sessions
+}
+
+// refusedTicket begins the error with which crypto/tls ends a connection when a
+// ticket came that it will not keep: an empty one, or one for more than seven
+// days. It looks at none unless sessions are kept, so that such a hop is fine
+// without, and would never be reached with.
+// https://www.rfc-editor.org/rfc/rfc8446#section-4.6.1
+const refusedTicket = "tls: received a session ticket with "
+
+// A ticketReader reads inside TLS and sees to it that a hop whose tickets are
+// refused is trusted with none from now on, however late it sends one.
+type ticketReader struct {
+	*tls.Conn
+	p *peer
+}
+
+// Read implements [io.Reader].
+func (r ticketReader) Read(b []byte) (int, error) {
+	n, err := r.Conn.Read(b)
+	if p := r.p; err != nil && p.ticket == nil && p.sessions != nil && strings.HasPrefix(err.Error(), refusedTicket) {
+		p.ticket = err // later reads and writes fail otherwise
+		p.onTicket(err)
+	}
+	return n, err
 }
 
 // scopeLevel keeps TLS on connect and STARTTLS apart, since they are two services.
@@ -109,17 +141,19 @@ func (p *peer) offeredSession() bool { return p.sessions != nil && p.sessions.Of
 // 1.3 a hop may do so behind the handshake, when ours is over.
 func (p *peer) onTrial() bool { return p.offeredSession() && !p.heard }
 
-// beginTrial leaves time for a second connection, should a session be offered
-// and the hop fall silent.
+// beginTrial is called when a session is about to be offered. It leaves time for
+// a second connection, should the hop fall silent.
 func (p *peer) beginTrial() {
-	if p.sessions == nil || p.end.IsZero() {
+	if p.end.IsZero() {
 		return
 	}
 	p.trialEnd = p.end
 	p.end = time.Now().Add(time.Until(p.end) / 2)
+	p.wait(duringHandshake, p.times.TLSHandshake)
 }
 
-// heardFrom ends the trial.
+// heardFrom ends the trial: inside TLS the hop has said something, whatever it
+// was, so the session did no harm.
 func (p *peer) heardFrom() {
 	p.heard = true
 	if !p.trialEnd.IsZero() {
@@ -127,33 +161,105 @@ func (p *peer) heardFrom() {
 	}
 }
 
-// saidSomething tells whether a hop answered, though not as it should. 421 says
-// that it is about to hang up, for whatever reason.
-func saidSomething(err error) bool {
-	var said *peerError
-	return errors.As(err, &said) && said.said.Code != 0 && said.said.Code != 421
+// trialFailed describes a connection that broke on trial, or on a ticket. What it
+// has brought is not trusted either.
+func (p *peer) trialFailed(err error) *sessionFailure {
+	p.sessions.Discard()
+	if p.ticket != nil {
+		return &sessionFailure{hop: p.label, err: p.ticket, ticket: true, trips: p.wire.trips}
+	}
+	late := !p.trialEnd.IsZero() && !time.Now().Before(p.end)
+	return &sessionFailure{hop: p.label, err: err, late: late, trips: p.wire.trips}
+}
+
+// A sessionFailure is a connection that broke while a TLS session of before was
+// on trial: before the hop had said anything inside TLS. Or it broke on a ticket
+// for the next time.
+type sessionFailure struct {
+	hop    string
+	err    error
+	late   bool // it was the trial's own end that broke it
+	ticket bool
+	trips  int // that it cost
+}
+
+func (e *sessionFailure) Error() string {
+	if e.ticket {
+		return e.hop + ", by a ticket for the next TLS session: " + e.err.Error()
+	}
+	return e.hop + ", with a TLS session of before: " + e.err.Error()
+}
+
+// without tries again where a TLS session of before may have been what a hop
+// broke on. Only if that goes well was it the session; or if there was too little
+// time, of which the trial took half: next time there is no trial.
+func (c *caller) without(ctx context.Context, try call, broke *sessionFailure) (*peer, error) {
+	if c.resumed != nil {
+		c.resumed(resumeBroke)
+	}
+	if broke.late {
+		c.distrust(try, broke, true)
+	}
+	try.fresh, try.bare = true, broke.ticket
+	conn, err := try.redial(ctx)
+	var p *peer
+	if err == nil {
+		p, err = c.ready(ctx, conn, try)
+	}
+	var again *sessionFailure // by a ticket of the new connection's
+	if errors.As(err, &again) && !try.bare && ctx.Err() == nil {
+		again.trips += broke.trips
+		return c.without(ctx, try, again)
+	}
+	switch {
+	case err != nil:
+		if outOfTime(ctx) {
+			c.distrust(try, broke, true)
+		}
+		return nil, fmt.Errorf("%w (before that: %v)", err, broke)
+	case p.tls == nil: // but for the session it would not have gone in clear (P3)
+		p.quit()
+		c.distrust(try, broke, true)
+		return nil, &policyError{hop: try.label, why: "STARTTLS was offered, and after a failure no more", err: broke}
+	}
+	c.distrust(try, broke, false)
+	p.wire.trips += broke.trips // which were waited for, too
+	p.repaired = fmt.Errorf("%w; it was done without", broke)
+	return p, nil
+}
+
+// outOfTime tells whether a stage has had all the time there is.
+func outOfTime(ctx context.Context) bool {
+	end, ok := ctx.Deadline()
+	return ok && !time.Now().Before(end)
 }
 
 // quirkBroke marks a hop that broke on a session once.
 const quirkBroke tlsstore.Quirk = "broke-on-session"
 
-// How long a hop is remembered that broke on a session once, and one that did so
-// again meanwhile.
+// How long a hop is remembered that broke on a session once, and how long one
+// that did so again meanwhile is offered none. When that is over and it does so
+// once more, it is not given a second chance.
 const (
 	brokeFor    = 24 * time.Hour
 	distrustFor = 7 * 24 * time.Hour
 )
 
-// distrust notes that a hop broke on a session.
-func (c *caller) distrust(addr netip.AddrPort) {
-	if c.resumed != nil {
-		c.resumed(resumeBroke)
-	}
-	if c.memory.store.Quirk(addr, quirkBroke) {
-		c.memory.store.SetQuirk(addr, tlsstore.QuirkNoTickets, distrustFor)
+// distrust notes that a hop broke on a session: the second time in a day, or at
+// once, it is offered none for a while.
+func (c *caller) distrust(try call, broke *sessionFailure, atOnce bool) {
+	store := c.memory.store
+	if !atOnce && !store.Quirk(try.addr, quirkBroke) {
+		store.SetQuirk(try.addr, quirkBroke, brokeFor)
 		return
 	}
-	c.memory.store.SetQuirk(addr, quirkBroke, brokeFor)
+	known := store.Quirk(try.addr, tlsstore.QuirkNoTickets)
+	store.SetQuirk(try.addr, quirkBroke, distrustFor+brokeFor)
+	store.SetQuirk(try.addr, tlsstore.QuirkNoTickets, distrustFor)
+	if !known && c.memory.log != nil {
+		c.memory.log.Info("hop breaks on TLS sessions: offered none", zap.String("hop", try.label),
+			zap.Time("until", time.Now().Add(distrustFor)), zap.Error(broke.err))
+	}
 }
 
 // resumption is what came of it.
@@ -192,12 +298,15 @@ type admission struct {
 	held   *tlsstore.HeldConn  // nil: it is not held back
 	addr   netip.Addr
 	helo   string
+	failed error // what ended the handshake
+	spoke  bool  // a command came inside TLS
+	log    *zap.Logger
 }
 
 // handshake prepares the one with a client. The configuration is for this one
 // connection.
 func (d *door) handshake(wire net.Conn, addr netip.Addr, helo string) (net.Conn, *tls.Config, *admission) {
-	a := &admission{office: d.office, addr: addr, helo: helo}
+	a := &admission{office: d.office, addr: addr, helo: helo, log: d.log}
 	if d.office == nil || d.office.tickets == nil || d.office.spares(addr, helo) {
 		return wire, d.tls, a
 	}
@@ -221,25 +330,63 @@ func (d *door) ticketScope() string {
 	return d.name + " " + hex.EncodeToString(leaf[:8])
 }
 
-// secured is called once the handshake was good: the ticket may go.
-func (a *admission) secured() error {
-	if a.held == nil {
-		return nil
+// secured is called with what came of the handshake: if it was good, the ticket
+// may go.
+func (a *admission) secured(err error) error {
+	a.failed = err
+	if err != nil || a.held == nil {
+		return err
 	}
 	return a.held.Release()
 }
 
+// heard is called when a command was read.
+func (a *admission) heard() {
+	if a != nil {
+		a.spoke = true
+	}
+}
+
 // over is called when the client is gone. One that left without a word right
-// behind a ticket may not bear them.
+// behind a ticket may not bear them, nor one that ended the handshake there. One
+// that went on does; of all others there is nothing to learn.
 func (a *admission) over(polite bool) {
 	if a == nil || a.office == nil || a.office.shy == nil || !a.office.learn || a.use == nil || !a.use.Issued() {
 		return
 	}
-	if a.held != nil && a.held.Left() && !polite {
-		a.office.shy.Left(a.addr, a.helo)
-		return
+	shy := a.office.shy
+	switch {
+	case a.failed != nil && !blamesTicket(a.failed):
+	case a.failed != nil, a.held != nil && a.held.Left() && !polite:
+		if !shy.Left(a.addr, a.helo) || a.log == nil {
+			return
+		}
+		for _, w := range shy.Withheld(a.addr, a.helo) {
+			a.log.Info("clients break on tickets: given none", zap.String("who", w.Name),
+				zap.Time("until", w.Until))
+		}
+	case a.spoke:
+		shy.Stayed(a.addr, a.helo)
 	}
-	a.office.shy.Stayed(a.addr, a.helo)
+}
+
+// blamesTicket tells whether a handshake that failed once a ticket was made may
+// have failed of it: the client hung up, sent an alert or fell silent in the
+// place of its second flight. An alert that is about our certificate is not
+// among that, and an end that we made is none.
+func blamesTicket(err error) bool {
+	var wait *waitError
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.As(err, &wait) {
+		return true
+	}
+	var alert *net.OpError
+	if !errors.As(err, &alert) || alert.Op != "remote error" {
+		return false
+	}
+	// crypto/tls tells alerts by their text only.
+	// https://www.rfc-editor.org/rfc/rfc8446#section-6.2
+	text := alert.Err.Error()
+	return !strings.Contains(text, "certificate")
 }
 
 // resumption is what came of tickets on the client's connection.

@@ -190,44 +190,6 @@ func TestHopThatBreaksBehindTheHandshake(t *testing.T) {
 	}
 }
 
-// An attacker who breaks the resumed handshake and then hides STARTTLS does not
-// do so unseen.
-func TestStrippedAfterBrokenSession(t *testing.T) {
-	cert := newTestCert(t, "mx.example.org")
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		conf := cert.server()
-		var broken atomic.Bool
-		conf.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-			if broken.Load() && len(identity) > 0 {
-				return nil, fmt.Errorf("broken")
-			}
-			return conf.DecryptTicket(identity, cs)
-		}
-		s := &refpeer.Server{Keywords: refpeer.Modern(), TLS: conf}
-		s.Behave = func(ev refpeer.Event) refpeer.Action {
-			if broken.Load() && ev.Conn >= 2 && ev.Verb == "EHLO" {
-				return refpeer.Say("250 mx.example")
-			}
-			return refpeer.Action{}
-		}
-		w.serve(mxAddr, s)
-		w.remember(tlsstore.Memory())
-		w.outbound()
-		w.start()
-		sendOne(t, w, time.Second)
-		time.Sleep(time.Second)
-		broken.Store(true)
-		sendOne(t, w, time.Second)
-		if s := w.last(); s.Status != "sent" || s.TLS != "none" {
-			t.Fatalf("%s, TLS %s", s.Status, s.TLS)
-		}
-		if n := w.counter("slipstream_tls_fallbacks_total", "outbound"); n != 1 {
-			t.Errorf("%v fallbacks were counted, want 1", n)
-		}
-	})
-}
-
 // Clients resume their sessions with us, by a ticket that is not in our first
 // flight, and those that cannot bear one get none.
 func TestClientsResume(t *testing.T) {

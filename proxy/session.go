@@ -126,6 +126,9 @@ func (s *session) readFlight() ([]smtpwire.Command, error) {
 	if err != nil && draining && s.tx == nil {
 		err = errDraining
 	}
+	if err == nil {
+		s.client.admission.heard()
+	}
 	return flight, err
 }
 

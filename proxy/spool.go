@@ -36,6 +36,8 @@ func (e *spoolError) Unwrap() error { return e.err }
 // together.
 type spools struct {
 	dir        string // for files; "" is the system's directory for temporary files
+	spare      string // where that cannot be written to any more; "" is nowhere
+	why        error  // dir is not the one that is meant for them; nil: it is
 	perMessage int64
 	free       atomic.Int64 // octets of memory that no spool has
 }
@@ -149,6 +151,9 @@ func (s *spool) grow(need int) bool {
 func (s *spool) store(p []byte) (int, error) {
 	if s.file == nil {
 		f, err := unnamedFile(s.from.dir)
+		if err != nil && s.from.spare != "" {
+			f, err = unnamedFile(s.from.spare)
+		}
 		if err != nil {
 			return 0, &spoolError{"create", err}
 		}

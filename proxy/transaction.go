@@ -134,6 +134,10 @@ func (t *transaction) connected(p *peer) {
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
 	t.rec.hop(p)
+	if p.repaired != nil {
+		t.notes = append(t.notes, p.repaired)
+		p.repaired = nil // as below
+	}
 	if p.fallback != nil {
 		t.notes = append(t.notes, p.fallback)
 		t.s.door.metrics.fellBack(t.s.door.name)

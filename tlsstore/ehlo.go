@@ -27,6 +27,7 @@ func (p Phase) String() string {
 // A PeerKey says whose EHLO set it is. The same host may offer different things to different clients, and to the same
 // client by name.
 type PeerKey struct {
+	Host   string // as routing named it, "" if it did not: for people to find it by, and no part of the key
 	Addr   netip.AddrPort
 	Hello  string     // the name that we say in EHLO
 	Source netip.Addr // the address we come from; zero: any
@@ -65,7 +66,7 @@ func (s *Store) Learn(k PeerKey, e smtpwire.EHLO) {
 	}
 	s.update(key, func(old []byte) ([]byte, bool) {
 		fresh := old != nil && current(old, now) && now.Sub(writtenOf(old)) < helloFresh
-		return value, !fresh || !bytes.Equal(bodyOf(old), bodyOf(value))
+		return value, !fresh || !bytes.Equal(offeredIn(bodyOf(old)), offeredIn(bodyOf(value)))
 	})
 }
 
@@ -92,24 +93,31 @@ func (k PeerKey) key() recordKey {
 // encodeHello returns the record, nil where there is nothing worth keeping.
 func encodeHello(key recordKey, k PeerKey, e smtpwire.EHLO, now time.Time) []byte {
 	keywords := e.Keywords()
-	if len(keywords) == 0 || len(k.Hello) > maxName {
+	if len(keywords) == 0 || len(k.Hello) > maxName || len(k.Host) > maxName {
 		return nil
 	}
 	b := newRecord(kindHello, now, now.Add(HelloLife))
-	b = appendAddrPort(b, k.Addr)
+	b = appendText(b, cleanName(k.Host))
+	b = appendHop(b, k.Addr)
 	b = appendText(b, cleanName(k.Hello))
-	b = appendText(b, addrText(k.Source))
+	b = appendAddr(b, k.Source)
 	b = append(b, byte(k.Phase))
 	b = appendText(b, e.Host())
 	b = append(b, byte(len(keywords))) // smtpwire.EHLO has at most 100
 	for _, p := range keywords {
-		b = appendText(b, p.Name)
-		b = appendText(b, p.Value)
+		b = appendKeyword(b, p)
 	}
 	if len(b) > maxHello {
 		return nil
 	}
 	return seal(key, b)
+}
+
+// offeredIn is a body without the host's name: several names may stand for one address, which is no news.
+func offeredIn(body []byte) []byte {
+	d := decoder{rest: body}
+	d.octets(maxName)
+	return d.rest
 }
 
 // helloRecord is an EHLO set as it was stored.
@@ -121,14 +129,15 @@ type helloRecord struct {
 func decodeHello(body []byte) (helloRecord, bool) {
 	d := decoder{rest: body}
 	var r helloRecord
-	r.key.Addr = d.addrPort()
+	r.key.Host = d.text(maxName)
+	r.key.Addr = d.hop()
 	r.key.Hello = d.text(maxName)
 	r.key.Source = d.addr()
 	r.key.Phase = Phase(d.octet())
 	host := d.text(maxName)
 	keywords := make([]smtpwire.Param, d.octet())
 	for i := range keywords {
-		keywords[i] = smtpwire.Param{Name: d.text(maxHello), Value: d.text(maxHello)}
+		keywords[i] = d.keyword()
 	}
 	if !d.done() || r.key.Phase > Secured {
 		return helloRecord{}, false

@@ -8,7 +8,7 @@ import (
 
 const (
 	// FrontOctets is how much memory the front of a Store may take when Options do not say.
-	FrontOctets = 32 << 20
+	FrontOctets = 16 << 20
 
 	frontShards   = 16
 	frontOverhead = 200         // octets that an entry takes besides its value

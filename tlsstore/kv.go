@@ -1,8 +1,8 @@
-// Package tlsstore keeps what was learned about peers: their EHLO sets, their TLS sessions and their quirks; and it makes
-// the tickets that let clients resume sessions with us.
+// Package tlsstore keeps what was learned about peers: their EHLO sets, their TLS sessions and their quirks; and it
+// makes the tickets that let clients resume sessions with us.
 //
-// All of it is a hint. A record that is missing, old, torn or unreadable is a miss and nothing else, reading never waits
-// for a disk, and a store that cannot be opened is replaced by one in memory.
+// All of it is a hint. A record that is missing, old, torn or unreadable is a miss and nothing else, reading never
+// waits for a disk, and a store that cannot be opened is replaced by one in memory.
 package tlsstore
 
 import (
@@ -13,8 +13,8 @@ import (
 // ErrNotFound is returned by KV.Get where there is nothing, or nothing any more.
 var ErrNotFound = errors.New("tlsstore: not found")
 
-// KV is where records lie. Its methods may be called from several goroutines. A write may be lost in a crash, but what is
-// read was written whole.
+// KV is where records lie. Its methods may be called from several goroutines. A write may be lost in a crash, but what
+// is read was written whole.
 type KV interface {
 	// Get returns a copy of the value; ErrNotFound where there is none or its time is over.
 	Get(key []byte) ([]byte, error)

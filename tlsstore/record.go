@@ -1,10 +1,12 @@
 package tlsstore
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 	"time"
 )
@@ -61,34 +63,39 @@ func newKey(k kind, about []byte) recordKey {
 //
 //	octet  format        recordFormat
 //	octet  kind
-//	uint64 written       Unix time, milliseconds
-//	uint64 expires       likewise
+//	uint48 written       Unix time, milliseconds
+//	uint32 life          milliseconds, after which it expires
 //	       body          by kind
-//	[16]   checksum      of the key and all of the above
+//	[8]    checksum      of the key and all of the above
 //
-// The checksum is against damage, and against a record under another's key. Secrecy is for whoever keeps the KV.
+// There may be a million of them, so they are short. The checksum is against damage, and against a record under
+// another's key; who can forge one has the key of the KV, and could forge a longer one, too.
 const (
-	recordFormat = 1
-	headerSize   = 2 + 8 + 8
-	sumSize      = 16
+	recordFormat = 3
+	headerSize   = 2 + 6 + 4
+	sumSize      = 8
 	recordLimit  = 1 << 20 // octets
 	maxSkew      = 5 * time.Minute
 )
 
 var errBroken = errors.New("tlsstore: a record is damaged or of another version")
 
-// newRecord begins a record. Its body is appended, then it is sealed.
+// newRecord begins a record. Its body is appended, then it is sealed. One that lasts no time at all, or longer than
+// its kind may, does not pass for a record.
 func newRecord(k kind, written, expires time.Time) []byte {
+	from := written.UnixMilli()
+	life := min(max(expires.UnixMilli()-from, 0), math.MaxUint32)
 	b := make([]byte, 0, 512)
 	b = append(b, recordFormat, byte(k))
-	b = binary.BigEndian.AppendUint64(b, uint64(written.UnixMilli()))
-	return binary.BigEndian.AppendUint64(b, uint64(expires.UnixMilli()))
+	b = binary.BigEndian.AppendUint16(b, uint16(from>>32))
+	b = binary.BigEndian.AppendUint32(b, uint32(from))
+	return binary.BigEndian.AppendUint32(b, uint32(life))
 }
 
-// seal ends a record.
+// seal ends a record, and returns it in memory of its size: it may stay there for days.
 func seal(key recordKey, b []byte) []byte {
 	sum := checksum(key, b)
-	return append(b, sum[:]...)
+	return bytes.Clone(append(b, sum[:]...))
 }
 
 func checksum(key recordKey, b []byte) [sumSize]byte {
@@ -108,8 +115,7 @@ func check(key recordKey, b []byte) error {
 	if subtle.ConstantTimeCompare(sum[:], b[end:]) != 1 {
 		return errBroken
 	}
-	written, expires := writtenOf(b), expiresOf(b)
-	if expires.Before(written) || expires.Sub(written) > kind(b[1]).life() {
+	if life := lifeOf(b); life == 0 || life > kind(b[1]).life() {
 		return errBroken
 	}
 	return nil
@@ -122,8 +128,13 @@ func current(b []byte, now time.Time) bool {
 }
 
 // The parts of a record that was checked.
-func writtenOf(b []byte) time.Time { return milliTime(b[2:]) }
-func expiresOf(b []byte) time.Time { return milliTime(b[10:]) }
+func writtenOf(b []byte) time.Time {
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(b) & (1<<48 - 1)))
+}
+func lifeOf(b []byte) time.Duration {
+	return time.Duration(binary.BigEndian.Uint32(b[8:])) * time.Millisecond
+}
+func expiresOf(b []byte) time.Time { return writtenOf(b).Add(lifeOf(b)) }
 func bodyOf(b []byte) []byte       { return b[headerSize : len(b)-sumSize] }
 
 func milliTime(b []byte) time.Time { return time.UnixMilli(int64(binary.BigEndian.Uint64(b))) }
@@ -132,6 +143,18 @@ func milliTime(b []byte) time.Time { return time.UnixMilli(int64(binary.BigEndia
 func appendText[T string | []byte](b []byte, s T) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
+}
+
+// appendAddr appends an address, as 4 octets or 16 and the zone, so that nothing else looks like it. It is shorter than
+// addrText.
+func appendAddr(b []byte, a netip.Addr) []byte {
+	octets, _ := a.Unmap().MarshalBinary() // never fails
+	return appendText(b, octets)
+}
+
+// appendHop is appendAddrPort, but shorter.
+func appendHop(b []byte, a netip.AddrPort) []byte {
+	return binary.BigEndian.AppendUint16(appendAddr(b, a.Addr()), a.Port())
 }
 
 func appendTime(b []byte, t time.Time) []byte {
@@ -182,18 +205,32 @@ func (d *decoder) time() time.Time {
 	return time.Time{}
 }
 
+// addr returns what appendAddr appended. IPv4 in the clothes of IPv6 is not among it.
 func (d *decoder) addr() netip.Addr {
-	text := d.text(maxName)
-	if text == "" {
+	var a netip.Addr
+	err := a.UnmarshalBinary(d.octets(maxName))
+	if d.bad || err != nil || a.Is4In6() {
+		d.bad = true
 		return netip.Addr{}
 	}
-	a, err := netip.ParseAddr(text)
-	d.bad = d.bad || err != nil
 	return a
 }
 
+// hop returns what appendHop appended.
+func (d *decoder) hop() netip.AddrPort { return d.port(d.addr()) }
+
+// addrPort returns what appendAddrPort appended.
 func (d *decoder) addrPort() netip.AddrPort {
-	a := d.addr()
+	var a netip.Addr
+	if text := d.text(maxName); text != "" {
+		var err error
+		a, err = netip.ParseAddr(text)
+		d.bad = d.bad || err != nil
+	}
+	return d.port(a)
+}
+
+func (d *decoder) port(a netip.Addr) netip.AddrPort {
 	if b := d.next(2); b != nil {
 		return netip.AddrPortFrom(a, binary.BigEndian.Uint16(b))
 	}

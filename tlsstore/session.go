@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/tls"
 	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,7 +18,8 @@ const (
 	// SessionLife12 is the same for TLS 1.2, in which all of them share one master secret.
 	// https://www.rfc-editor.org/rfc/rfc5246#appendix-F.1.4
 	SessionLife12 = 24 * time.Hour
-	// SessionsKept is how many sessions are kept of one Scope.
+	// SessionsKept is how many sessions are kept of one Scope, and how many of one connection. A peer may send any
+	// number; what comes on top is not looked at.
 	SessionsKept = 4
 )
 
@@ -30,13 +33,17 @@ type SessionCache struct {
 	scope Scope
 	key   recordKey
 
+	puts atomic.Int64 // sessions that came
+
 	mu       sync.Mutex
 	withheld bool
+	lost     bool     // the connection is, by what was offered: nothing of it is kept
+	onOffer  func()   // may be nil
 	offered  *session // what Get returned last
+	brought  [][]byte // the tickets of those that were kept
 	resumed  bool     // the connection resumes what was offered; as long as nobody says otherwise this is assumed
 	judged   bool     // SetVerified was called
 	verified bool
-	stored   int
 	expired  int
 }
 
@@ -48,51 +55,75 @@ func (s *Store) Sessions(sc Scope) *SessionCache {
 // Get returns a session to offer: the newest that was never offered, else the newest. One that is too old is thrown
 // away and counted, not offered.
 func (c *SessionCache) Get(string) (*tls.ClientSessionState, bool) {
+	state, onOffer := c.offer()
+	if state != nil && onOffer != nil {
+		onOffer()
+	}
+	return state, state != nil
+}
+
+// OnOffer has f called whenever Get has found a session to offer, on Get's goroutine, which is that of the handshake.
+func (c *SessionCache) OnOffer(f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onOffer = f
+}
+
+// offer is Get but for the call.
+func (c *SessionCache) offer() (*tls.ClientSessionState, func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.withheld {
-		return nil, false
+		return nil, nil
 	}
 	if c.store.look(c.key) == nil { // from here on it is in the front
 		c.store.count.misses.Add(1)
-		return nil, false
+		return nil, nil
 	}
 	for {
 		chosen := c.choose()
 		if chosen == nil {
 			c.store.count.misses.Add(1)
-			return nil, false
+			return nil, nil
 		}
 		state, err := chosen.resumption()
 		if err == nil {
 			c.store.count.hits.Add(1)
 			c.offered = chosen
-			return state, true
+			return state, c.onOffer
 		}
 		c.store.count.broken.Add(1)
 		c.remove(chosen.ticket)
 	}
 }
 
-// choose picks a session, notes in the record that it is used now, and throws away those that are too old.
+// choose picks a session, notes in the record that it is used now, and throws away those that are too old. That it is
+// used is not worth a write of its own: after a restart it may be offered once more.
 func (c *SessionCache) choose() (chosen *session) {
-	now := c.store.now()
-	c.store.update(c.key, func(old []byte) ([]byte, bool) {
-		sessions, expired := currentSessions(old, now)
-		c.expired += expired
-		c.store.count.expired.Add(uint64(expired))
-		if len(sessions) == 0 {
-			return nil, old != nil
+	now, expired := c.store.now(), 0
+	c.change(func(old []byte) ([]byte, change) {
+		var sessions []session
+		sessions, expired = currentSessions(old, now)
+		switch {
+		case len(sessions) > 0:
+		case old != nil:
+			chosen = nil
+			return nil, written
+		default:
+			chosen = nil
+			return nil, unchanged
 		}
 		i := newest(sessions)
-		change := expired > 0 || !sessions[i].used
+		same := expired == 0 && sessions[i].used
 		sessions[i].used = true
 		chosen = &sessions[i]
-		if !change {
-			return nil, false
+		if same {
+			return nil, unchanged
 		}
-		return encodeSessions(c.key, c.scope, sessions, now), true
+		return encodeSessions(c.key, c.scope, sessions, stampOf(old, now)), remembered
 	})
+	c.expired += expired
+	c.store.count.expired.Add(uint64(expired))
 	return chosen
 }
 
@@ -106,26 +137,34 @@ func newest(sessions []session) int {
 	return 0
 }
 
-// Put keeps a session. Of nil, which crypto/tls puts when the session that was offered is no good, it does what Drop
-// does.
+// Put keeps a session, one of the first few that come on a connection. Of nil, which crypto/tls puts when the session
+// that was offered is no good, it does what Drop does.
 func (c *SessionCache) Put(_ string, cs *tls.ClientSessionState) {
 	if cs == nil {
 		c.Drop()
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.store.now()
-	fresh, ok := c.newSession(cs, now)
-	if !ok {
+	if c.puts.Load() >= SessionsKept || c.puts.Add(1) > SessionsKept {
 		return
 	}
-	c.store.update(c.key, func(old []byte) ([]byte, bool) {
-		sessions, expired := currentSessions(old, now)
-		c.store.count.expired.Add(uint64(expired))
-		return encodeSessions(c.key, c.scope, with(sessions, fresh), now), true
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, expired := c.store.now(), 0
+	fresh, ok := c.newSession(cs, now)
+	if !ok || c.lost {
+		return
+	}
+	c.change(func(old []byte) ([]byte, change) {
+		var sessions []session
+		sessions, expired = currentSessions(old, now)
+		stamp, what := now, written
+		if len(sessions) > 0 && now.Sub(writtenOf(old)) < sessionsEvery {
+			stamp, what = stampOf(old, now), remembered
+		}
+		return encodeSessions(c.key, c.scope, with(sessions, fresh), stamp), what
 	})
-	c.stored++
+	c.store.count.expired.Add(uint64(expired))
+	c.brought = append(c.brought, fresh.ticket)
 }
 
 // newSession is what to keep of a session that the peer gave us. A session that was made by resuming another is no
@@ -187,11 +226,11 @@ func (c *SessionCache) Offered() bool {
 	return c.offered != nil
 }
 
-// Stored returns how many sessions the connection brought.
+// Stored returns how many sessions the connection brought that were kept.
 func (c *SessionCache) Stored() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.stored
+	return len(c.brought)
 }
 
 // Expired returns how many sessions were thrown away for their age when one was to be offered.
@@ -207,6 +246,22 @@ func (c *SessionCache) Drop() {
 	defer c.mu.Unlock()
 	if c.offered != nil {
 		c.remove(c.offered.ticket)
+	}
+}
+
+// Discard forgets the session that was offered and those that the connection has brought, and keeps none that it still
+// brings: the peer broke on it, so what comes of it is no better.
+func (c *SessionCache) Discard() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lost = true
+	tickets := c.brought
+	if c.offered != nil {
+		tickets = append(tickets, c.offered.ticket)
+	}
+	c.brought = nil
+	if len(tickets) > 0 {
+		c.remove(tickets...)
 	}
 }
 
@@ -246,24 +301,24 @@ func (c *SessionCache) SetResumed(resumed bool) {
 	c.resumed = resumed
 }
 
-// remove forgets one session. It is called with the lock held.
-func (c *SessionCache) remove(ticket []byte) {
+// remove forgets sessions. It is called with the lock held.
+func (c *SessionCache) remove(tickets ...[]byte) {
 	now := c.store.now()
-	c.store.update(c.key, func(old []byte) ([]byte, bool) {
+	c.change(func(old []byte) ([]byte, change) {
 		sessions, _ := currentSessions(old, now)
 		left := make([]session, 0, len(sessions))
 		for _, s := range sessions {
-			if !bytes.Equal(s.ticket, ticket) {
+			if !slices.ContainsFunc(tickets, func(t []byte) bool { return bytes.Equal(t, s.ticket) }) {
 				left = append(left, s)
 			}
 		}
 		switch {
 		case len(left) == len(sessions):
-			return nil, false
+			return nil, unchanged
 		case len(left) == 0:
-			return nil, true
+			return nil, written
 		}
-		return encodeSessions(c.key, c.scope, left, now), true
+		return encodeSessions(c.key, c.scope, left, now), written
 	})
 }
 

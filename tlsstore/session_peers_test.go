@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
@@ -71,7 +72,8 @@ func TestSessionsWithOpenSSL(t *testing.T) {
 			addr, roots := opensslServer(t, test.flag)
 			w := &sessionWorld{t: t, kv: newTestKV(), roots: roots}
 			for i, came := range test.came {
-				w.store = New(w.kv, Options{})
+				later := time.Duration(i) * sessionsEvery // what came before was written
+				w.store = New(w.kv, Options{Now: func() time.Time { return time.Now().Add(later) }})
 				w.store.readWait = CloseWait // machines that run tests can be busy
 				cache := w.store.Sessions(sessionScope)
 				conn, err := net.Dial("tcp", addr)

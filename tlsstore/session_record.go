@@ -9,10 +9,14 @@ import (
 
 const (
 	maxTicket = 12 << 10 // octets; the largest in the field carry a client's certificates and have some KiB
-	maxState  = 48 << 10 // octets; a chain of three RSA certificates, verified, makes about 8 KiB
-	maxWords  = 1 << 10  // octets of the names in a Scope; with more of them nothing is stored
-	// maxSessions is what is left for sessions in a record: a single one always has room.
-	maxSessions = recordLimit - headerSize - sumSize - maxGo - maxWords - 1<<8
+	// maxState is octets. A chain of three RSA certificates, verified, makes about 8 KiB, and one of 4096 bits with a
+	// hundred names not twice that. What is larger saves no more than the rest and fills the front: there is room for
+	// a thousand of this size.
+	maxState = 16 << 10
+	maxWords = 1 << 10 // octets of the names in a Scope; with more of them nothing is stored
+	// maxSessions is octets of all sessions of a scope. A single one always has room, and so have four of the usual
+	// size: nobody gets more of the store by sending large tickets and chains.
+	maxSessions = 48 << 10
 	maxGo       = 256 // octets of the name of a version of Go
 )
 
@@ -52,7 +56,8 @@ func (s *session) resumption() (*tls.ClientSessionState, error) {
 	return tls.NewResumptionState(bytes.Clone(s.ticket), state)
 }
 
-// encodeSessions returns the record of a scope's sessions, of which there is at least one, the newest first.
+// encodeSessions returns the record of a scope's sessions, of which there is at least one, the newest first. now may be
+// a little earlier than that; see stampOf.
 func encodeSessions(key recordKey, sc Scope, sessions []session, now time.Time) []byte {
 	expires := sessions[0].expires
 	for _, s := range sessions {
@@ -60,14 +65,17 @@ func encodeSessions(key recordKey, sc Scope, sessions []session, now time.Time) 
 			expires = s.expires
 		}
 	}
+	if most := now.Add(SessionLife13); expires.After(most) {
+		expires = most
+	}
 	b := newRecord(kindSession, now, expires)
 	b = appendText(b, goVersion())
 	b = appendText(b, cleanName(sc.Host))
-	b = appendAddrPort(b, sc.Addr)
+	b = appendHop(b, sc.Addr)
 	b = appendText(b, cleanName(sc.ServerName))
 	b = appendText(b, sc.Level)
 	b = appendText(b, cleanName(sc.Node))
-	b = appendText(b, addrText(sc.Source))
+	b = appendAddr(b, sc.Source)
 	b = append(b, byte(len(sessions)))
 	for _, s := range sessions {
 		b = append(b, s.flags())
@@ -105,7 +113,7 @@ func decodeSessions(body []byte) (sessionRecord, bool) {
 	var r sessionRecord
 	r.goVersion = d.text(maxGo)
 	r.scope.Host = d.text(maxWords)
-	r.scope.Addr = d.addrPort()
+	r.scope.Addr = d.hop()
 	r.scope.ServerName = d.text(maxWords)
 	r.scope.Level = d.text(maxWords)
 	r.scope.Node = d.text(maxWords)

@@ -254,6 +254,7 @@ func TestSessionIsAsVerifiedAsItsOrigin(t *testing.T) {
 			sc.Level = fmt.Sprint("may", i)
 			for _, hook := range test.visits {
 				visit(sc, hook)
+				time.Sleep(sessionsEvery) // so that the next is written
 			}
 			w.restart()
 			if origin, known := visit(sc, yes).Verified(); origin != test.origin || known != test.judged {

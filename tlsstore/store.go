@@ -26,7 +26,8 @@ type Options struct {
 	Now func() time.Time
 	// FrontOctets is how much memory the front may take; 0 is FrontOctets, the constant.
 	FrontOctets int
-	// Pending is how many writes may wait for the KV; 0 is the constant of that name. What comes on top is lost.
+	// Pending is how many records may wait for the KV; 0 is the constant of that name. What comes on top is lost. What
+	// is forgotten waits besides, and is not.
 	Pending int
 	// SessionLife12 is how long a TLS 1.2 session may be resumed after its full handshake; 0 is SessionLife12, the
 	// constant.
@@ -72,8 +73,8 @@ type Stats struct {
 	Broken  uint64 // records that were damaged or of another version
 	Expired uint64 // records and TLS sessions thrown away for their age
 	Writes  uint64 // records written or deleted
-	Lost    uint64 // of those that should have been: failed, or too many waited
-	Pending int    // writes that wait
+	Lost    uint64 // records that should have been: failed, or too many waited; deletions only at the end
+	Pending int    // records and deletions that wait
 	Entries int    // entries of the front
 	Octets  int    // memory that the front takes, about
 }

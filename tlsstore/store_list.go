@@ -1,6 +1,7 @@
 package tlsstore
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -13,9 +14,10 @@ const MaxShown = 1000
 
 // An Entry is a record for people to read. It has no secrets.
 type Entry struct {
-	Kind             string         // "ehlo", "session" or "quirk"
-	Host             string         // the peer's name where the record has one
+	Kind             string         // "ehlo", "session" or "quirk" of a hop; "client": one that breaks on tickets
+	Host             string         // the hop's name as routing has it, if known; of clients, the domain of their names
 	Addr             netip.AddrPort // the hop
+	Network          netip.Prefix   // of clients
 	Written, Expires time.Time
 	Octets           int
 	Fields           []Field
@@ -24,9 +26,15 @@ type Entry struct {
 // A Field is something that an Entry has to tell.
 type Field struct{ Name, Value string }
 
-// Peer names whom an entry is about, "mx.example.net[192.0.2.7]:25" or "192.0.2.7:25".
+// Peer names whom an entry is about, "mx.example.net[192.0.2.7]:25" or "192.0.2.7:25"; of clients, "192.0.2.0/24" or
+// "example.net".
 func (e Entry) Peer() string {
-	if e.Host == "" {
+	switch {
+	case e.Network.IsValid():
+		return e.Network.String()
+	case !e.Addr.IsValid() && e.Host != "":
+		return e.Host
+	case e.Host == "":
 		return e.Addr.String()
 	}
 	return fmt.Sprintf("%s[%v]:%d", e.Host, e.Addr.Addr(), e.Addr.Port())
@@ -65,7 +73,8 @@ func (s *Store) Show(peer string) ([]Entry, error) {
 }
 
 // Drop forgets everything about a peer, named as for List; of "" it forgets everything. It returns how many records
-// went, and waits for the KV to be rid of them.
+// that were, and waits for the KV to be rid of them. Where the KV does not take that, all are forgotten nevertheless,
+// and the error says how many it may bring back after a restart.
 func (s *Store) Drop(peer string) (n int, err error) {
 	var keys []recordKey
 	err = s.visit(func(key recordKey, value []byte) bool {
@@ -74,15 +83,26 @@ func (s *Store) Drop(peer string) (n int, err error) {
 		}
 		return true
 	})
+	left := 0
+	var failed error
 	for _, key := range keys {
 		s.forget(key)
-		// Not only by way of the writer, which may have more to do than it can take.
-		if failed := guard("deleting", func() error { return s.kv.Delete(key[:]) }); failed != nil {
-			return n, fmt.Errorf("tlsstore: forgetting: %w", failed)
+		if failed != nil {
+			left++ // nor would this one go
+			continue
 		}
-		n++
+		// Not only by way of the writer, which may have more to do than it can take.
+		if failed = guard("deleting", func() error { return s.kv.Delete(key[:]) }); failed != nil {
+			left++
+			continue
+		}
+		s.writes.deleted(key)
 	}
-	return n, err
+	if failed != nil {
+		err = errors.Join(err, fmt.Errorf("tlsstore: %d records were forgotten, but %d of them are still on the disk, and "+
+			"there again after a restart unless it takes their deletion before: %w", len(keys), left, failed))
+	}
+	return len(keys), err
 }
 
 // visit shows f all records that are current, those in memory in the place of older ones in the KV.
@@ -98,6 +118,8 @@ func (s *Store) visit(f func(key recordKey, value []byte) bool) error {
 			key := recordKey(k)
 			if newer, ok := recent[key]; ok {
 				delete(recent, key)
+				value = newer
+			} else if newer, waits := s.writes.find(key); waits {
 				value = newer
 			} else if check(key, value) != nil {
 				return true
@@ -135,7 +157,7 @@ func entryOf(value []byte) (Entry, bool) {
 	switch kind(value[1]) {
 	case kindHello:
 		r, ok := decodeHello(bodyOf(value))
-		e.Host, e.Addr = cleanName(r.ehlo.Host()), r.key.Addr
+		e.Host, e.Addr = r.key.Host, r.key.Addr // not what the peer calls itself, which may be anybody's name
 		e.Fields = helloFields(r)
 		return e, ok
 	case kindQuirk:
@@ -159,6 +181,7 @@ func helloFields(r helloRecord) []Field {
 	}
 	return named(
 		Field{"phase", r.key.Phase.String()},
+		Field{"calls-itself", r.ehlo.Host()},
 		Field{"hello", r.key.Hello},
 		Field{"source", addrText(r.key.Source)},
 		Field{"offers", strings.Join(offers, ", ")},

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// fill learns something of each kind about one peer, and an EHLO set about another.
+// fill learns something of each kind about one peer, and EHLO sets about two others, one of them named by routing. All
+// call themselves mx.example.net.
 func fill(s *Store) {
 	now := s.now()
 	s.Learn(testPeer, testEHLO)
@@ -17,6 +18,7 @@ func fill(s *Store) {
 	key := sessionScope.key()
 	s.set(key, encodeSessions(key, sessionScope, used(madeUp(now, "the ticket", "the other ticket"), 1), now))
 	s.Learn(numbered(1), testEHLO)
+	s.Learn(PeerKey{Host: "MX.example.org.", Addr: netip.MustParseAddrPort("192.0.2.8:25")}, testEHLO)
 }
 
 func kinds(t *testing.T, s *Store, peer string) string {
@@ -41,12 +43,14 @@ func TestShow(t *testing.T) {
 		check := func(state string) {
 			t.Helper()
 			for peer, want := range map[string]string{
-				"":                                "ehlo ehlo quirk session",
+				"":                                "ehlo ehlo ehlo quirk session",
 				"192.0.2.7":                       "ehlo quirk session",
 				"192.0.2.7:25":                    "ehlo quirk session",
 				"::ffff:192.0.2.7":                "ehlo quirk session",
-				"MX.example.net.":                 "ehlo ehlo session",
-				"mx.example.net[192.0.2.7]:25":    "ehlo session",
+				"MX.example.net.":                 "session", // what peers call themselves is nobody's name
+				"mx.example.net[192.0.2.7]:25":    "session",
+				"Mx.example.org.":                 "ehlo",
+				"mx.example.org[192.0.2.8]:25":    "ehlo",
 				"10.0.0.1":                        "ehlo",
 				"192.0.2.7:26":                    "",
 				"example.net":                     "",
@@ -64,7 +68,7 @@ func TestShow(t *testing.T) {
 		s.SetQuirk(testAddr, QuirkNoEarly, 2*time.Hour)
 		check("in both")
 		time.Sleep(3 * time.Hour)
-		if got := kinds(t, s, ""); got != "ehlo ehlo" {
+		if got := kinds(t, s, ""); got != "ehlo ehlo ehlo" {
 			t.Errorf("later %s are there", got)
 		}
 		mustClose(t, s)
@@ -87,11 +91,11 @@ func TestEntry(t *testing.T) {
 				text += fmt.Sprintf(" %s=%q", f.Name, f.Value)
 			}
 			text += "\n"
-			if e.Octets < 50 {
+			if e.Octets <= headerSize+sumSize {
 				t.Errorf("%s has %d octets", e.Kind, e.Octets)
 			}
 		}
-		want := `ehlo mx.example.net[192.0.2.7]:25 168h0m0s: phase="clear" hello="relay.example.org" ` +
+		want := `ehlo 192.0.2.7:25 168h0m0s: phase="clear" calls-itself="mx.example.net" hello="relay.example.org" ` +
 			`offers="PIPELINING, SIZE 1000"
 quirk 192.0.2.7:25 1h0m0s: quirk="no-early"
 session mx.example.net[192.0.2.7]:25 1h0m0s: level="verify" server-name="mx.example.net" ` +
@@ -145,7 +149,8 @@ func TestDrop(t *testing.T) {
 		tests := []struct {
 			peer string
 			want int
-		}{{"192.0.2.7", 3}, {"192.0.2.7", 0}, {"10.0.0.1:25", 1}, {"", 99}, {"", 0}}
+		}{{"192.0.2.7", 3}, {"192.0.2.7", 0}, {"10.0.0.1:25", 1}, {"mx.example.net", 0},
+			{"mx.example.org", 1}, {"", 99}, {"", 0}}
 		for _, test := range tests {
 			if n, err := s.Drop(test.peer); n != test.want || err != nil {
 				t.Errorf("Drop(%q): %d, %v; want %d", test.peer, n, err, test.want)
@@ -168,8 +173,12 @@ func TestListWithoutADisk(t *testing.T) {
 		fill(s)
 		synctest.Wait()
 		kv.failWith(func() error { panic("input/output error") })
-		if n, err := s.Drop("192.0.2.7"); err == nil {
-			t.Errorf("Drop: %d without an error", n)
+		if n, err := s.Drop("192.0.2.7"); n != 3 || err == nil || !strings.Contains(err.Error(),
+			"3 records were forgotten, but 3 of them are still on the disk") {
+			t.Errorf("Drop: %d, %v; want 3 and an error", n, err)
+		}
+		if got := kinds(t, s, "192.0.2.7"); got != "" {
+			t.Errorf("%s are not forgotten", got)
 		}
 		kv.failWith(func() error { return nil })
 		kv.KV.Close()

@@ -42,7 +42,7 @@ func TestWritesAreCoalescedAndBounded(t *testing.T) {
 		if took := time.Since(begun); took != 0 {
 			t.Errorf("writing took %v of the caller's time", took)
 		}
-		if st := s.Stats(); st.Pending != limit || st.Lost != 5*limit {
+		if st := s.Stats(); st.Pending != 2*limit || st.Lost != 5*limit {
 			t.Errorf("%+v, want %d pending and %d lost", st, limit, 5*limit)
 		}
 		release()
@@ -76,11 +76,11 @@ func TestPendingOctetsAreBounded(t *testing.T) {
 		t.Error("a deletion makes no room")
 	}
 	for {
-		key, _, ok := w.take()
+		next, ok := w.take()
 		if !ok {
 			break
 		}
-		w.finish(key)
+		w.finish(next.key, nil)
 	}
 	if w.octets != 0 || w.len() != 0 {
 		t.Errorf("%d octets and %d writes are left", w.octets, w.len())

@@ -52,7 +52,7 @@ func TestTicketResumes(t *testing.T) {
 	})
 }
 
-func TestTicketLife(t *testing.T) {
+func TestTicketExpires(t *testing.T) {
 	steps := []struct {
 		issue, later time.Duration // issued that long after the key was made; used that long after it was issued
 		resumed      bool

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"time"
@@ -16,24 +17,27 @@ const shyPrefix = "withhold/"
 // Save writes what was learned since the last time. It may wait for a disk, and so is not for the path of a message:
 // call it now and then, and at the end. What could not be written is tried again the next time.
 func (s *Shy) Save(kv KV) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
 	s.mu.Lock()
 	now := s.now()
-	fresh := make(map[string]time.Time)
+	fresh := make(map[string]shyTerm)
 	s.withheld.each(func(key string, term shyTerm) {
 		if !term.saved && term.until.Sub(now) >= time.Second {
-			fresh[key] = term.until
+			fresh[key] = term
 		}
 	})
 	s.mu.Unlock()
 	var errs []error
-	for key, until := range fresh {
-		if err := kv.Set([]byte(shyPrefix+key), shyRecord(key, until), until.Sub(now)); err != nil {
+	for key, term := range fresh {
+		if err := kv.Set([]byte(shyPrefix+key), shyRecord(key, term), term.until.Sub(now)); err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		s.mu.Lock()
-		if term, ok := s.withheld.get(key); ok && term.until.Equal(until) {
-			s.withheld.put(key, shyTerm{until: until, saved: true})
+		if current, ok := s.withheld.get(key); ok && current == term {
+			term.saved = true
+			s.withheld.put(key, term)
 		}
 		s.mu.Unlock()
 	}
@@ -44,52 +48,71 @@ func (s *Shy) Save(kv KV) error {
 	return nil
 }
 
-// Load reads what was saved, such as before a restart. A record that makes no sense is passed over.
+// Load reads what was saved, such as before a restart. A record that makes no sense is passed over. Where there are too
+// many, networks go first: anybody can bring up names.
 func (s *Shy) Load(kv KV) error {
-	err := kv.Iterate([]byte(shyPrefix), func(key, value []byte) bool {
-		name := strings.TrimPrefix(string(key), shyPrefix)
-		until, err := parseShyRecord(name, value)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		now := s.now()
-		if most := now.Add(ShyFor); until.After(most) { // the clock was set back
-			until = most
+	for _, kind := range []string{"net ", "ehlo "} {
+		err := kv.Iterate([]byte(shyPrefix+kind), func(key, value []byte) bool {
+			return s.load(strings.TrimPrefix(string(key), shyPrefix), value)
+		})
+		if err != nil {
+			return fmt.Errorf("tlsstore: reading which clients break on tickets: %w", err)
 		}
-		if _, known := s.withheld.get(name); !known && err == nil && now.Before(until) {
-			s.withheld.put(name, shyTerm{until: until, saved: true})
-		}
-		return s.withheld.len() < MaxShy
-	})
-	if err != nil {
-		return fmt.Errorf("tlsstore: reading which clients break on tickets: %w", err)
 	}
 	return nil
 }
 
-// A record: version (1), until when, Unix seconds (8), the beginning of a digest of the key and these (8).
+// load takes a record, and reports whether there is room for another.
+func (s *Shy) load(name string, value []byte) bool {
+	term, err := parseShyRecord(name, value)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if most := now.Add(ShyFor); term.until.After(most) { // the clock was set back
+		term.until = most
+	}
+	if _, known := s.withheld.get(name); !known && err == nil && now.Before(term.until) {
+		s.withheld.put(name, term)
+	}
+	return s.withheld.len() < MaxShy
+}
+
+// A record: version (1), since and until when, Unix seconds (8 each), how many left and stayed (4 each), the beginning
+// of a digest of the key and these (8).
 const (
-	shyVersion    = 1
-	shyRecordSize = 1 + 8 + 8
+	shyVersion    = 2
+	shyRecordSize = 1 + 8 + 8 + 4 + 4 + 8
 )
 
 var errShyRecord = errors.New("tlsstore: not a record of a client that breaks on tickets")
 
-func shyRecord(key string, until time.Time) []byte {
-	b := make([]byte, 0, shyRecordSize)
-	b = binary.BigEndian.AppendUint64(append(b, shyVersion), uint64(until.Unix()))
+func shyRecord(key string, term shyTerm) []byte {
+	b := append(make([]byte, 0, shyRecordSize), shyVersion)
+	for _, t := range []time.Time{term.since, term.until} {
+		b = binary.BigEndian.AppendUint64(b, uint64(t.Unix()))
+	}
+	for _, n := range []int{term.left, term.stayed} {
+		b = binary.BigEndian.AppendUint32(b, uint32(min(n, math.MaxUint32)))
+	}
 	sum := sha256.Sum256(append([]byte(key+"\x00"), b...))
 	return append(b, sum[:8]...)
 }
 
-func parseShyRecord(key string, b []byte) (time.Time, error) {
+func parseShyRecord(key string, b []byte) (shyTerm, error) {
 	if len(b) != shyRecordSize || b[0] != shyVersion || !validShyKey(key) {
-		return time.Time{}, errShyRecord
+		return shyTerm{}, errShyRecord
 	}
-	until := time.Unix(int64(binary.BigEndian.Uint64(b[1:])), 0)
-	if string(shyRecord(key, until)) != string(b) {
-		return time.Time{}, errShyRecord
+	term := shyTerm{
+		since:  time.Unix(int64(binary.BigEndian.Uint64(b[1:])), 0),
+		until:  time.Unix(int64(binary.BigEndian.Uint64(b[9:])), 0),
+		left:   int(binary.BigEndian.Uint32(b[17:])),
+		stayed: int(binary.BigEndian.Uint32(b[21:])),
+		saved:  true,
 	}
-	return until, nil
+	if string(shyRecord(key, term)) != string(b) {
+		return shyTerm{}, errShyRecord
+	}
+	return term, nil
 }
 
 // validShyKey reports whether a key is one that shyKeys makes, so that none is kept that is never looked up.

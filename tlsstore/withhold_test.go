@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -119,10 +120,18 @@ func TestShyLearns(t *testing.T) {
 		{"not quite a day apart", []shyStep{{0, a, "", 0}, {ShyWithin - time.Second, a, "", 0}}, a, "", 0, true},
 		{"still, days later", []shyStep{{0, a, "", 0}, {0, a, "", 0}}, a, "", ShyFor - time.Second, true},
 		{"tried again after that", []shyStep{{0, a, "", 0}, {0, a, "", 0}}, a, "", ShyFor, false},
-		{"a large sender loses two", []shyStep{{0, a, "", 1000}, {0, a, "", 0}, {0, a, "", 0}}, a, "", 0, false},
-		{"a large sender loses too many", []shyStep{{0, a, "", 100}, {0, a, "", 0}, {0, a, "", 0}}, a, "", 0, true},
-		{"yesterday's good ones do not count", []shyStep{{0, a, "", 1000}, {ShyWithin, a, "", 0}, {0, a, "", 0}},
+		{"a large sender loses two", []shyStep{{0, a, "", 0}, {0, b, "", 1000}, {0, a, "", 0}}, a, "", 0, false},
+		{"a large sender loses too many", []shyStep{{0, a, "", 0}, {0, a, "", 100}, {0, a, "", 0}}, a, "", 0, true},
+		{"what went well before does not count", []shyStep{{0, a, "", 1000}, {0, a, "", 0}, {0, a, "", 0}},
 			a, "", 0, true},
+		{"yesterday's good ones do not count", []shyStep{{0, a, "", 0}, {0, a, "", 1000}, {ShyWithin, a, "", 0},
+			{0, a, "", 0}}, a, "", 0, true},
+		{"others in its name do not speak for it", []shyStep{{0, a, "m1.x.example", 0},
+			{0, far, "m2.x.example", 5000}, {0, "203.0.113.1", "m3.x.example", 0}}, "", "m4.x.example", 0, true},
+		{"nor do they if one of them left, too", []shyStep{{0, far, "m2.x.example", 0}, {0, far, "m2.x.example", 5000},
+			{0, a, "m1.x.example", 0}, {0, "203.0.113.1", "m3.x.example", 0}}, "", "m4.x.example", 0, true},
+		{"a large sender from two networks", []shyStep{{0, a, "m1.x.example", 0}, {0, a, "m1.x.example", 500},
+			{0, far, "m2.x.example", 0}, {0, far, "m2.x.example", 500}}, "", "m1.x.example", 0, false},
 		{"no one", []shyStep{{0, "", "", 0}, {0, "", "", 0}}, "", "", 0, false},
 	}
 	for _, tt := range tests {
@@ -166,20 +175,135 @@ func TestShyIsBounded(t *testing.T) {
 	clock := newTicketClock()
 	s := NewShy(ShyOptions{Now: clock.now})
 	hello := func(i int) string { return fmt.Sprintf("m.d%d.example", i) }
-	s.Left(netip.Addr{}, hello(0))
-	s.Left(netip.Addr{}, hello(0)) // withheld: those that only come and go do not push it out
+	from := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 1}) }
+	s.Left(from(0), hello(0))
+	s.Left(from(0), hello(0)) // withheld: those that only come and go do not push it out
 	for i := 1; i <= 3*MaxShy; i++ {
-		s.Left(netip.Addr{}, hello(i))
+		s.Left(from(i), hello(i))
 	}
 	if n := s.watched.len(); n != MaxShy || s.watched.order.Len() != n || !s.Withhold(netip.Addr{}, hello(0)) {
 		t.Errorf("%d under watch, %d in order", n, s.watched.order.Len())
 	}
-	for i := 1; i <= MaxShy; i++ {
-		s.Left(netip.Addr{}, hello(i))
-		s.Left(netip.Addr{}, hello(i))
+	if n := s.names.len(); n != MaxShy {
+		t.Errorf("the names of %d networks are counted", n)
 	}
-	if n := s.Len(); n != MaxShy || s.Withhold(netip.Addr{}, hello(0)) || !s.Withhold(netip.Addr{}, hello(MaxShy)) {
+	for i := 1; i <= MaxShy; i++ {
+		s.Left(from(i), hello(i))
+		s.Left(from(i), hello(i))
+	}
+	if n := s.Len(); n != MaxShy || s.Withhold(from(0), hello(0)) || !s.Withhold(netip.Addr{}, hello(MaxShy)) {
 		t.Errorf("%d are withheld from", n)
+	}
+}
+
+// One network cannot make others forgotten, however many names it has, nor hide what a client does.
+func TestShyIsNotFlushed(t *testing.T) {
+	clock := newTicketClock()
+	s := NewShy(ShyOptions{Now: clock.now})
+	victim, evil := netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("198.51.100.66")
+	flood := func() {
+		for i := range 2 * MaxShy {
+			hello := fmt.Sprintf("h.d%d.example", i)
+			s.Stayed(evil, hello)
+			s.Left(evil, hello)
+			s.Left(evil, hello)
+		}
+	}
+	s.Left(victim, "mta7.out.big.example")
+	flood()
+	if n := s.watched.len() + s.Len(); n > ShyNames+4 {
+		t.Errorf("%d networks and domains, want no more than %d and those of two clients", n, ShyNames)
+	}
+	if !s.Left(victim, "mta8.out.big.example") {
+		t.Error("the second time was taken for the first")
+	}
+	flood()
+	if !s.Withhold(victim, "") || !s.Withhold(netip.Addr{}, "mta9.out.big.example") {
+		t.Error("what was learned was flushed")
+	}
+	clock.pass(ShyWithin)
+	if s.Left(evil, "h.x.example"); len(s.names.entries) == 0 || s.watched.len() == 0 {
+		t.Error("a day later it may not bring up another")
+	}
+}
+
+// Clients that went on leave no trace, unless one of them had left.
+func TestShyWatchesThoseThatLeft(t *testing.T) {
+	s := NewShy(ShyOptions{})
+	for i := range 100 {
+		s.Stayed(netip.AddrFrom4([4]byte{10, 0, byte(i), 1}), fmt.Sprintf("h.d%d.example", i))
+	}
+	if n := s.watched.len(); n != 0 {
+		t.Errorf("%d under watch", n)
+	}
+}
+
+// A domain's watch tells a few networks apart. Those that it went well with make room first.
+func TestShyShares(t *testing.T) {
+	var w shyWatch
+	for i := range maxShyNetworks {
+		w.left(fmt.Sprint(i))
+	}
+	for range ShyShare + 1 {
+		w.stayed("5")
+		w.stayed("elsewhere")
+	}
+	if left, stayed := w.sum(); left != maxShyNetworks-1 || stayed != 0 {
+		t.Errorf("%d left, %d stayed", left, stayed)
+	}
+	for i, gone := range []string{"5", "0", "1"} {
+		w.left(fmt.Sprint("new", i))
+		if w.find(gone) >= 0 || len(w.shares) != maxShyNetworks {
+			t.Errorf("%d networks, and %s is still there", len(w.shares), gone)
+		}
+	}
+}
+
+// When there is not room for all that was saved, networks go first.
+func TestShyLoadsNetworksFirst(t *testing.T) {
+	clock := newTicketClock()
+	kv := MemoryAt(clock.now)
+	defer kv.Close()
+	term := shyTerm{since: clock.now(), until: clock.now().Add(time.Hour), left: 2}
+	keys := []string{"net 203.0.113.0/24", "net 2001:db8::/48"}
+	for i := range MaxShy {
+		keys = append(keys, fmt.Sprintf("ehlo d%d.example", i))
+	}
+	for _, key := range keys {
+		if err := kv.Set([]byte(shyPrefix+key), shyRecord(key, term), time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := NewShy(ShyOptions{Now: clock.now})
+	if err := s.Load(kv); err != nil || s.Len() != MaxShy {
+		t.Errorf("%v, %d loaded", err, s.Len())
+	}
+	for _, addr := range []string{"203.0.113.9", "2001:db8::9"} {
+		if !s.Withhold(netip.MustParseAddr(addr), "") {
+			t.Errorf("%s was left out", addr)
+		}
+	}
+	if clock.pass(time.Hour); s.Len() != 0 {
+		t.Errorf("%d are counted after their time", s.Len())
+	}
+}
+
+// Whoever writes a log is told what was learned, and until when.
+func TestShyWithheld(t *testing.T) {
+	clock := newTicketClock()
+	s := NewShy(ShyOptions{Now: clock.now})
+	addr := netip.MustParseAddr("192.0.2.1")
+	if s.Left(addr, "m1.x.example"); len(s.Withheld(addr, "m1.x.example")) != 0 {
+		t.Error("once is enough")
+	}
+	s.Left(addr, "m1.x.example")
+	until := clock.now().Add(ShyFor)
+	want := []Withheld{{"192.0.2.0/24", until}, {"x.example", until}}
+	if got := s.Withheld(addr, "m2.x.example"); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if clock.pass(ShyFor); len(s.Withheld(addr, "m2.x.example")) != 0 {
+		t.Error("it is told after its time")
 	}
 }
 
@@ -269,9 +393,11 @@ func TestShyOnABadDisk(t *testing.T) {
 func TestShyRecordDamaged(t *testing.T) {
 	clock := newTicketClock()
 	const key = "net 192.0.2.0/24"
-	whole := shyRecord(key, clock.now().Add(time.Hour))
-	if until, err := parseShyRecord(key, whole); err != nil || !until.Equal(clock.now().Add(time.Hour)) {
-		t.Fatal(until, err)
+	term := shyTerm{since: clock.now(), until: clock.now().Add(time.Hour), left: 2, stayed: 70, saved: true}
+	whole := shyRecord(key, term)
+	if got, err := parseShyRecord(key, whole); err != nil || !got.since.Equal(term.since) ||
+		!got.until.Equal(term.until) || got.left != 2 || got.stayed != 70 || !got.saved {
+		t.Fatal(got, err)
 	}
 	for i := range whole {
 		for bit := range 8 {
@@ -289,7 +415,7 @@ func TestShyRecordDamaged(t *testing.T) {
 		t.Error("another's record is taken")
 	}
 	for _, key := range []string{"", "net", "net x", "net 192.0.2.1/24", "ehlo ", "ehlo A", "ehlo a.", "other a"} {
-		if _, err := parseShyRecord(key, shyRecord(key, clock.now())); err == nil {
+		if _, err := parseShyRecord(key, shyRecord(key, term)); err == nil {
 			t.Errorf("%q is taken for a key", key)
 		}
 	}
@@ -298,7 +424,7 @@ func TestShyRecordDamaged(t *testing.T) {
 	defer kv.Close()
 	for name, value := range map[string][]byte{
 		key: whole, "net 198.51.100.0/24": whole, "net 203.0.113.0/24": nil,
-		"ehlo far.example": shyRecord("ehlo far.example", clock.now().Add(1000*time.Hour)),
+		"ehlo far.example": shyRecord("ehlo far.example", shyTerm{until: clock.now().Add(1000 * time.Hour)}),
 	} {
 		if err := kv.Set([]byte(shyPrefix+name), value, time.Hour); err != nil {
 			t.Fatal(err)
@@ -314,11 +440,11 @@ func TestShyRecordDamaged(t *testing.T) {
 }
 
 func FuzzShyRecord(f *testing.F) {
-	f.Add("net 192.0.2.0/24", shyRecord("net 192.0.2.0/24", time.Unix(1<<31, 0)))
+	f.Add("net 192.0.2.0/24", shyRecord("net 192.0.2.0/24", shyTerm{until: time.Unix(1<<31, 0), left: 2}))
 	f.Add("ehlo example.org", []byte{})
 	f.Fuzz(func(t *testing.T, key string, b []byte) {
-		until, err := parseShyRecord(key, b)
-		if err == nil && !bytes.Equal(shyRecord(key, until), b) {
+		term, err := parseShyRecord(key, b)
+		if err == nil && !bytes.Equal(shyRecord(key, term), b) {
 			t.Fatalf("%q, % x", key, b)
 		}
 	})
@@ -356,6 +482,8 @@ func TestShyConcurrently(t *testing.T) {
 				if j%50 == 0 {
 					_ = s.Save(kv)
 					_ = s.Load(kv)
+					_ = s.List(kv, "192.0.2.1", func(Entry) bool { return true })
+					_, _ = s.Drop(kv, "192.0.2.1")
 				}
 			}
 		})

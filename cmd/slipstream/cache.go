@@ -20,12 +20,15 @@ type cacheCmd struct {
 
 // Help tells what the one line does not.
 func (*cacheCmd) Help() string {
-	return `What is remembered: the extensions that a peer offers, TLS sessions that can be resumed, and what it was seen
-not to bear. Secrets are never shown.
+	return `What is remembered: of hops, the extensions that they offer, TLS sessions that can be resumed, and what they
+were seen not to bear; of clients, which get no TLS tickets because they break on them. Secrets are never shown.
 
 The running service is asked through control.sock in its state_dir, which only its own user may use. While it does not
 run, its store is opened; a service that starts meanwhile goes on without it. A PEER is a host name, an address, or an
-address and port.`
+address and port; of clients, an address, a network like 192.0.2.0/24, an EHLO name or the domain of such.
+
+Exit codes: 0 done, 1 nothing is remembered about the PEER to show, or something went wrong, 64 wrong command line,
+78 wrong configuration.`
 }
 
 type cacheListCmd struct {

@@ -33,6 +33,13 @@ func openCache(config string) (cacheSource, error) {
 		return nil, &exitError{exitConfig, err}
 	}
 	path := controlPath(cfg)
+	if tooLong := proxy.SocketName(path); tooLong != nil {
+		source, err := openStored(cfg) // nobody can listen there
+		if err != nil {
+			err = fmt.Errorf("%w; so a service that runs cannot be asked: change state_dir (%w)", tooLong, err)
+		}
+		return source, err
+	}
 	conn, err := net.DialTimeout("unix", path, controlDial)
 	switch {
 	case err == nil:
@@ -132,28 +139,35 @@ func (s *serviceCache) drop(peer string) (int, error) {
 func (s *serviceCache) Close() error { return nil }
 
 // A storedCache is the store of a service that does not run.
-type storedCache struct{ store *tlsstore.Store }
+type storedCache struct{ remembered }
 
 // openStored opens what is there, and makes nothing.
 func openStored(cfg *proxy.Config) (cacheSource, error) {
 	dir := filepath.Join(cfg.StateDir, storeName)
+	if !cfg.Store.Enabled {
+		return nil, fmt.Errorf("the store is switched off (store.enabled = false), so nothing is remembered; "+
+			"what is at %s from before, if anything, may be removed", dir)
+	}
 	info, err := os.Stat(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("there is no store at %s: "+
 			"either the service has not run yet, or its state_dir is another", dir)
-	} else if err != nil {
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("state_dir %s is not a directory: remove it, or change state_dir", cfg.StateDir)
+	case err != nil:
 		return nil, fmt.Errorf("%w; run this as the user that the service runs as", err)
 	}
 	if uid, known := ownerOf(info); known && uid != os.Geteuid() {
 		// What root makes in there, the service could not open.
-		return nil, fmt.Errorf("the service does not run, and its store %s belongs to user %d: run this as that user, "+
-			"or start the service", dir, uid)
+		return nil, fmt.Errorf("the service does not run, and its store %s belongs to %s: run this as that user, "+
+			"or start the service", dir, badgerkv.Account(uid))
 	}
 	if _, err := os.Stat(storeKey(cfg)); err != nil {
 		return nil, fmt.Errorf("the store cannot be read without its key: %w; "+
 			"where systemd keeps it, start the service", err)
 	}
-	key, err := badgerkv.LoadKey(storeKey(cfg))
+	key, err := badgerkv.ReadKey(storeKey(cfg))
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +175,7 @@ func openStored(cfg *proxy.Config) (cacheSource, error) {
 	if err != nil {
 		return nil, openAdvice(dir, err)
 	}
-	return &storedCache{tlsstore.New(kv, tlsstore.Options{})}, nil
+	return &storedCache{(&memory{Store: tlsstore.New(kv, tlsstore.Options{}), kv: kv}).remembered()}, nil
 }
 
 // openAdvice says what to do about a store that cannot be opened.
@@ -178,14 +192,14 @@ func openAdvice(dir string, err error) error {
 		doing = fmt.Sprintf("make room: %d MiB must be free", badgerkv.Reserve>>20)
 	case errors.Is(err, badgerkv.ErrReadOnly):
 		doing = "run this as the user that the service runs as, where it can write"
+	case errors.Is(err, badgerkv.ErrDenied), errors.Is(err, badgerkv.ErrForeign):
+		doing = badgerkv.Advice(dir, err)
 	}
 	return fmt.Errorf("the store %s cannot be opened: %w: %s", dir, err, doing)
 }
 
 func (s *storedCache) each(peer string, f func(cacheEntry) bool) error {
-	return s.store.List(peer, func(e tlsstore.Entry) bool { return f(newCacheEntry(e)) })
+	return s.list(peer, func(e tlsstore.Entry) bool { return f(newCacheEntry(e)) })
 }
-
-func (s *storedCache) drop(peer string) (int, error) { return s.store.Drop(peer) }
 
 func (s *storedCache) Close() error { return s.store.Close() }

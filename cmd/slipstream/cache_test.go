@@ -32,10 +32,10 @@ type remembering struct {
 	logs *watchedLog
 }
 
-// command is "remember start|learn|second|stop".
+// command is "remember start|learn|second|withheld|not-withheld|stop".
 func (s *remembering) command(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
-		ts.Fatalf("usage: remember start|learn|second|stop")
+		ts.Fatalf("usage: remember start|learn|second|withheld|not-withheld|stop")
 	}
 	switch args[0] {
 	case "start":
@@ -46,6 +46,7 @@ func (s *remembering) command(ts *testscript.TestScript, neg bool, args []string
 		ts.Defer(s.stop)
 	case "learn":
 		learnSome(s.mem.Store)
+		learnClient(s.mem.Shy)
 	case "second":
 		mem, ctl, logs := openBoth(s.t, s.cfg)
 		if ctl != nil || !logs.await("another process uses the directory") || !logs.await("another process listens there") {
@@ -55,6 +56,11 @@ func (s *remembering) command(ts *testscript.TestScript, neg bool, args []string
 		mem.Close()
 		if fresh := s.logs.String(); strings.Contains(fresh, "level=warn") {
 			ts.Fatalf("the first service was disturbed:\n%s", fresh)
+		}
+	case "withheld", "not-withheld":
+		want := args[0] == "withheld"
+		if s.mem.Shy.Withhold(netip.MustParseAddr("203.0.113.9"), "mta9.out.example.com") != want {
+			ts.Fatalf("%s: not so", args[0])
 		}
 	case "stop":
 		s.stop()
@@ -68,13 +74,20 @@ func (s *remembering) stop() {
 	s.mem.Close()
 }
 
-// learnSome learns of two peers, one of which is out to paint the terminal.
+// learnClient learns that a client breaks on tickets.
+func learnClient(shy *tlsstore.Shy) {
+	for range tlsstore.ShyStrikes {
+		shy.Left(netip.MustParseAddr("203.0.113.5"), "mta1.out.example.com")
+	}
+}
+
+// learnSome learns of two peers, one of which is out to paint the terminal, and to be taken for the other.
 func learnSome(store *tlsstore.Store) {
 	good, bad := netip.MustParseAddrPort("192.0.2.7:25"), netip.MustParseAddrPort("198.51.100.9:25")
-	store.Learn(tlsstore.PeerKey{Addr: good, Hello: "proxy.example", Phase: tlsstore.Secured},
+	store.Learn(tlsstore.PeerKey{Host: "mx.example.net", Addr: good, Hello: "proxy.example", Phase: tlsstore.Secured},
 		smtpwire.NewEHLO("mx.example.net", smtpwire.Param{Name: "PIPELINING"}, smtpwire.Param{Name: "SIZE", Value: "1000"}))
 	store.Learn(tlsstore.PeerKey{Addr: bad, Hello: "proxy.example"},
-		smtpwire.NewEHLO("mx.example.org", smtpwire.Param{Name: "PIPELINING"}))
+		smtpwire.NewEHLO("mx.example.net", smtpwire.Param{Name: "PIPELINING"}))
 	store.SetQuirk(bad, "x\x1b\u009b[31m", time.Hour)
 	store.SetQuirk(good, tlsstore.QuirkNoEarly, time.Hour)
 }

@@ -59,7 +59,7 @@ func openControl(cfg *proxy.Config, mem *memory, log *zap.Logger) *control {
 		return nil
 	}
 	c := &control{log: log, done: make(chan struct{}), srv: &http.Server{
-		Handler:           cacheHandler(mem.Store),
+		Handler:           cacheHandler(mem.remembered()),
 		ErrorLog:          zap.NewStdLog(zap.NewNop()), // there is nobody but us to make mistakes
 		ReadHeaderTimeout: controlReadTime,
 		ReadTimeout:       controlTime, // ends the context of a request even when all of that was read
@@ -96,7 +96,8 @@ type cacheEntry struct {
 	Kind    string         `json:"kind"`
 	Peer    string         `json:"peer"`
 	Host    string         `json:"host,omitempty"`
-	Addr    netip.AddrPort `json:"addr"`
+	Addr    netip.AddrPort `json:"addr,omitzero"`    // of a hop
+	Network netip.Prefix   `json:"network,omitzero"` // of clients
 	Written time.Time      `json:"written"`
 	Expires time.Time      `json:"expires"`
 	Octets  int            `json:"octets"`
@@ -109,8 +110,8 @@ type cacheField struct {
 }
 
 func newCacheEntry(e tlsstore.Entry) cacheEntry {
-	c := cacheEntry{Kind: e.Kind, Peer: e.Peer(), Host: e.Host, Addr: e.Addr, Written: e.Written.UTC(),
-		Expires: e.Expires.UTC(), Octets: e.Octets, Fields: make([]cacheField, len(e.Fields))}
+	c := cacheEntry{Kind: e.Kind, Peer: e.Peer(), Host: e.Host, Addr: e.Addr, Network: e.Network,
+		Written: e.Written.UTC(), Expires: e.Expires.UTC(), Octets: e.Octets, Fields: make([]cacheField, len(e.Fields))}
 	for i, f := range e.Fields {
 		c.Fields[i] = cacheField(f)
 	}
@@ -125,13 +126,13 @@ type dropped struct {
 // namesPeer tells whether a name stands for somebody: of none, and of the root of the DNS, the store would forget all.
 func namesPeer(name string) bool { return strings.Trim(name, ". \t") != "" }
 
-func cacheHandler(store *tlsstore.Store) http.Handler {
+func cacheHandler(known remembered) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+cachePath, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/jsonl; charset=utf-8")
 		lines, begun := json.NewEncoder(w), false
 		var failed error
-		err := store.List(r.URL.Query().Get("peer"), func(e tlsstore.Entry) bool {
+		err := known.list(r.URL.Query().Get("peer"), func(e tlsstore.Entry) bool {
 			begun = true
 			failed = errors.Join(r.Context().Err(), lines.Encode(newCacheEntry(e)))
 			return failed == nil
@@ -153,7 +154,7 @@ func cacheHandler(store *tlsstore.Store) http.Handler {
 		if all {
 			peer = ""
 		}
-		n, err := store.Drop(peer)
+		n, err := known.drop(peer)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return

@@ -22,6 +22,7 @@ func TestControl(t *testing.T) {
 	path := controlPath(cfg)
 	ask := newServiceCache(path).client
 	learnSome(mem.Store)
+	learnClient(mem.Shy)
 	for _, test := range []struct {
 		method, target string
 		code           int
@@ -37,9 +38,14 @@ func TestControl(t *testing.T) {
 		{"POST", "/cache", 405, ""},
 		{"GET", "/", 404, ""},
 		{"GET", "/cache?peer=" + strings.Repeat("x", 2*controlHeader), 431, ""},
+		{"GET", "/cache?peer=203.0.113.99", 200, `"network":"203.0.113.0/24"`},
+		{"GET", "/cache?peer=mta2.out.example.com", 200, `"peer":"out.example.com","host":"out.example.com","written":`},
+		{"DELETE", "/cache?peer=203.0.113.99", 200, `{"dropped":1}`},
+		{"DELETE", "/cache?peer=203.0.113.99", 200, `{"dropped":0}`},
 		{"DELETE", "/cache?peer=192.0.2.7:25", 200, `{"dropped":2}`},
 		{"DELETE", "/cache?peer=192.0.2.7:25", 200, `{"dropped":0}`},
-		{"DELETE", "/cache?all=true", 200, `{"dropped":2}`},
+		{"DELETE", "/cache?all=true", 200, `{"dropped":3}`},
+		{"GET", "/cache", 200, ""},
 	} {
 		request, err := http.NewRequest(test.method, "http://slipstream"+test.target, nil)
 		if err != nil {
@@ -58,6 +64,9 @@ func TestControl(t *testing.T) {
 		if err != nil || answer.StatusCode != test.code || !strings.Contains(string(text), test.want) {
 			t.Errorf("%s %.60s: %s %q, %v; want %d %q", test.method, test.target, answer.Status, text, err, test.code, test.want)
 		}
+	}
+	if mem.Shy.Len() != 0 {
+		t.Error("clients were not forgotten")
 	}
 	ctl.Close()
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
@@ -119,30 +128,34 @@ func (brokenKV) Iterate([]byte, func(key, value []byte) bool) error {
 
 // TestCacheHalfAList has a list that is not whole end in a way that nobody takes for its end.
 func TestCacheHalfAList(t *testing.T) {
-	get := func(ctx context.Context, store *tlsstore.Store) (code int, thrown any) {
+	get := func(ctx context.Context, store *tlsstore.Store, kv tlsstore.KV) (code int, thrown any) {
 		defer func() { thrown = recover() }()
 		w := httptest.NewRecorder()
-		cacheHandler(store).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, cachePath, nil))
+		all := remembered{store, tlsstore.NewShy(tlsstore.ShyOptions{}), kv}
+		cacheHandler(all).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, cachePath, nil))
 		return w.Code, nil
 	}
-	broken := tlsstore.New(brokenKV{tlsstore.Memory()}, tlsstore.Options{})
-	whole := tlsstore.New(tlsstore.Memory(), tlsstore.Options{})
+	brokenKV, wholeKV := brokenKV{tlsstore.Memory()}, tlsstore.Memory()
+	broken, whole := tlsstore.New(brokenKV, tlsstore.Options{}), tlsstore.New(wholeKV, tlsstore.Options{})
 	defer broken.Close()
 	defer whole.Close()
-	if code, thrown := get(t.Context(), broken); code != http.StatusInternalServerError || thrown != nil {
+	if code, thrown := get(t.Context(), broken, brokenKV); code != http.StatusInternalServerError || thrown != nil {
 		t.Errorf("nothing read: %d, %v", code, thrown)
 	}
 	learnSome(broken)
-	if _, thrown := get(t.Context(), broken); thrown != http.ErrAbortHandler {
+	if _, thrown := get(t.Context(), broken, brokenKV); thrown != http.ErrAbortHandler {
 		t.Errorf("not all read: %v", thrown)
 	}
 	learnSome(whole)
-	if code, thrown := get(t.Context(), whole); code != http.StatusOK || thrown != nil {
+	if code, thrown := get(t.Context(), whole, wholeKV); code != http.StatusOK || thrown != nil {
 		t.Errorf("all read: %d, %v", code, thrown)
+	}
+	if _, thrown := get(t.Context(), whole, brokenKV); thrown != http.ErrAbortHandler {
+		t.Errorf("no clients read: %v", thrown)
 	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, thrown := get(gone, whole); thrown != http.ErrAbortHandler {
+	if _, thrown := get(gone, whole, wholeKV); thrown != http.ErrAbortHandler {
 		t.Errorf("no time left: %v", thrown)
 	}
 }

@@ -16,7 +16,7 @@ const module = "slipstream/"
 var downwards = map[string][]string{
 	"smtpwire":          nil,
 	"tlsstore":          {"smtpwire"},
-	"tlsstore/badgerkv": {"tlsstore"},
+	"tlsstore/badgerkv": {"smtpwire", "tlsstore"},
 	"tlsstore/kvtest":   {"tlsstore"},
 	"auth":              {"auth/arc"},
 	"auth/arc":          nil,

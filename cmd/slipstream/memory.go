@@ -3,11 +3,9 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"syscall"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,10 +23,9 @@ const (
 )
 
 const (
-	storeName       = "store"                 // the directory in the state directory
-	storeKeyName    = "store.key"             // in the state directory, or among systemd's credentials
-	maxTicketSecret = 64 << 10                // octets of the file
-	credentialsEnv  = "CREDENTIALS_DIRECTORY" // https://systemd.io/CREDENTIALS
+	storeName      = "store"                 // the directory in the state directory
+	storeKeyName   = "store.key"             // in the state directory, or among systemd's credentials
+	credentialsEnv = "CREDENTIALS_DIRECTORY" // https://systemd.io/CREDENTIALS
 )
 
 // A memory is what the service remembers about those it talks to. Whatever is wrong with it, mail goes on.
@@ -36,18 +33,26 @@ type memory struct {
 	Store   *tlsstore.Store   // of peers; nil: nothing is to be remembered
 	Tickets *tlsstore.Tickets // for clients; nil: they get none
 	Shy     *tlsstore.Shy     // the clients that are better given no ticket; nil where nobody gets one
-	Learn   bool              // Shy is to be told which clients left and which stayed
 
 	log    *zap.Logger
-	kv     tlsstore.KV // under Store, which closes it; nil without one
+	learn  atomic.Bool // Shy is told which clients left and which stayed, and that is worth keeping
+	secret ticketSecret
+	octets atomic.Int64 // that the store takes on disk, when it was looked at last
+	kv     tlsstore.KV  // under Store, which closes it; nil without one
+	open   func() opened
 	cancel context.CancelFunc
 	done   chan struct{} // closed when upkeep has ended
+
+	// Of whoever opens the store: openMemory, and then keep.
+	opening <-chan opened   // a store that is being opened; nil: none is
+	full    <-chan struct{} // says that the store on disk takes no more until it is looked after; nil: nothing does
+	told    string          // what was wrong the last time
 }
 
-// openMemory opens the memory. It is to be closed when the proxy is done with it. An error is one of the configuration;
-// a store that cannot be used is replaced by one that ends with the process, and the log says so.
+// openMemory opens the memory. It is to be closed when the proxy is done with it. What cannot be used is replaced by
+// what ends with the process, and the log says so. It takes no longer than openWait and secretWait together.
 func openMemory(cfg *proxy.Config, log *zap.Logger) (*memory, error) {
-	m := &memory{log: log, cancel: func() {}, done: make(chan struct{})}
+	m := newMemory(log, func() opened { return openDisk(cfg, log) })
 	if err := m.openTickets(cfg.Tickets); err != nil {
 		return nil, &exitError{exitConfig, err}
 	}
@@ -55,120 +60,24 @@ func openMemory(cfg *proxy.Config, log *zap.Logger) (*memory, error) {
 		close(m.done)
 		return m, nil
 	}
-	m.kv = openKV(cfg, log)
-	m.Store = tlsstore.New(m.kv, tlsstore.Options{Trouble: func(err error) {
-		log.Warn("trouble with the store; mail goes on without what was lost", zap.Error(err))
-	}})
-	if m.Learn {
-		if err := m.Shy.Load(m.kv); err != nil {
-			log.Warn("cannot tell which clients break on tickets; they are learned anew", zap.Error(err))
-		}
-	}
-	var ctx context.Context
-	ctx, m.cancel = context.WithCancel(context.Background())
-	go m.keep(ctx) // ends with Close
+	m.start()
 	return m, nil
 }
 
-// openTickets prepares what clients are given.
-func (m *memory) openTickets(conf proxy.TicketsConfig) error {
-	if !conf.Enabled {
-		return nil
-	}
-	var o tlsstore.TicketOptions
-	var err error
-	if conf.SecretFile != "" {
-		if o.Secret, err = readTicketSecret(conf.SecretFile); err != nil {
-			return fmt.Errorf("tickets.secret_file: %w", err)
-		}
-	}
-	if m.Tickets, err = tlsstore.NewTickets(o); err != nil {
-		return fmt.Errorf("tickets: %w", err)
-	}
-	m.Shy, m.Learn = tlsstore.NewShy(tlsstore.ShyOptions{Patterns: conf.NotFor}), conf.Learn
-	return nil
+func newMemory(log *zap.Logger, open func() opened) *memory {
+	return &memory{log: log, open: open, cancel: func() {}, done: make(chan struct{})}
 }
 
-// readTicketSecret reads a secret that nobody else may read. Systemd shows credentials as files of root that the
-// service's group may read.
-func readTicketSecret(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a plain file", path)
-	}
-	uid, known := ownerOf(info)
-	if perm := info.Mode().Perm(); perm&0o077 != 0 && (perm != 0o440 || !known || uid != 0) {
-		return nil, fmt.Errorf("others may read or write %s (mode %04o): chmod 600 it, "+
-			"and make a new secret on all machines if they should not have read it", path, perm)
-	}
-	secret, err := io.ReadAll(io.LimitReader(f, maxTicketSecret+1))
-	if err != nil {
-		return nil, err
-	}
-	if n := len(secret); n < tlsstore.MinTicketSecret || n > maxTicketSecret {
-		return nil, fmt.Errorf("%s must have %d to %d octets; "+
-			"make it with \"head -c 32 /dev/urandom\" and copy it to all machines",
-			path, tlsstore.MinTicketSecret, maxTicketSecret)
-	}
-	return secret, nil
-}
-
-// ownerOf returns the user that a file belongs to, where the system has such.
-func ownerOf(info os.FileInfo) (uid int, ok bool) {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0, false
-	}
-	return int(stat.Uid), true
-}
-
-// openKV opens the store on disk, or else one in memory.
-func openKV(cfg *proxy.Config, log *zap.Logger) tlsstore.KV {
-	err := os.MkdirAll(cfg.StateDir, 0o700)
-	if err != nil {
-		err = fmt.Errorf("%w; make state_dir a directory that this user can write to, and restart", err)
-	}
-	var o badgerkv.Options
-	if err == nil {
-		o, err = storeOptions(cfg, log)
-	}
-	if err != nil {
-		log.Warn("the store cannot be opened: what is learned about peers is lost when the process ends", zap.Error(err))
-		return tlsstore.Memory()
-	}
-	kv, warnings := badgerkv.OpenAny(o)
-	for _, text := range warnings {
-		log.Warn("store: " + text)
-	}
-	return kv
-}
-
-// storeOptions reads the key, or makes it.
-func storeOptions(cfg *proxy.Config, log *zap.Logger) (badgerkv.Options, error) {
-	key, err := badgerkv.LoadKey(storeKey(cfg))
-	return badgerkv.Options{
-		Dir:     filepath.Join(cfg.StateDir, storeName),
-		Key:     key,
-		MaxSize: int64(cfg.Store.MaxSize),
-		Log: func(level, msg string) {
-			switch msg = "store: " + msg; level {
-			case "error":
-				log.Error(msg)
-			case "warn":
-				log.Warn(msg)
-			default:
-				log.Debug(msg)
-			}
-		},
-	}, err
+// start opens the store and has it looked after until Close.
+func (m *memory) start() {
+	m.kv = newHeldKV()
+	m.openFirst()
+	m.Store = tlsstore.New(m.kv, tlsstore.Options{Trouble: func(err error) {
+		m.log.Warn("trouble with the store; mail goes on without what was lost", zap.Error(err))
+	}})
+	var ctx context.Context
+	ctx, m.cancel = context.WithCancel(context.Background())
+	go m.keep(ctx) // ends with Close
 }
 
 // storeKey is the file with the key of the store.
@@ -185,19 +94,64 @@ func storeKey(cfg *proxy.Config) string {
 	return filepath.Join(cfg.StateDir, storeKeyName)
 }
 
+// A remembered is all that was learned about peers: hops and clients.
+type remembered struct {
+	store *tlsstore.Store
+	shy   *tlsstore.Shy
+	kv    tlsstore.KV // of both
+}
+
+// remembered is for a memory with a store.
+func (m *memory) remembered() remembered {
+	r := remembered{m.Store, m.Shy, m.kv}
+	if r.shy == nil {
+		r.shy = tlsstore.NewShy(tlsstore.ShyOptions{}) // for what the store still has
+	}
+	return r
+}
+
+// list shows f what is remembered about a peer until it returns false; "" is everybody.
+func (r remembered) list(peer string, f func(tlsstore.Entry) bool) error {
+	stopped := false
+	err := r.store.List(peer, func(e tlsstore.Entry) bool {
+		stopped = !f(e)
+		return !stopped
+	})
+	if err != nil || stopped {
+		return err
+	}
+	return r.shy.List(r.kv, peer, f)
+}
+
+// drop forgets a peer, and returns how many entries that were; "" is everybody.
+func (r remembered) drop(peer string) (int, error) {
+	hops, err := r.store.Drop(peer)
+	clients, failed := r.shy.Drop(r.kv, peer)
+	return hops + clients, errors.Join(err, failed)
+}
+
 // keep does the upkeep until ctx ends, and once more then as far as nothing may be lost.
 func (m *memory) keep(ctx context.Context) {
 	defer close(m.done)
 	timer := time.NewTimer(upkeepFirst)
 	defer timer.Stop()
+	var last time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			m.save()
+			m.giveUpOpening()
 			return
+		case got := <-m.opening:
+			m.opening = nil
+			m.adopt(got)
+		case <-m.full:
+			timer.Reset(max(0, upkeepFirst-time.Since(last))) // whoever fills it is not to keep us busy
 		case <-timer.C:
 			m.save()
 			m.maintain(ctx)
+			m.openAgain()
+			last = time.Now()
 			timer.Reset(upkeepEvery)
 		}
 	}
@@ -205,11 +159,21 @@ func (m *memory) keep(ctx context.Context) {
 
 // save keeps what was learned about clients for the next start.
 func (m *memory) save() {
-	if !m.Learn {
+	if m.kv == nil || !m.learn.Load() {
 		return
 	}
 	if err := m.Shy.Save(m.kv); err != nil {
 		m.log.Warn("cannot save which clients break on tickets", zap.Error(err))
+	}
+}
+
+// load reads what was learned about clients before.
+func (m *memory) load() {
+	if m.kv == nil || !m.learn.Load() {
+		return
+	}
+	if err := m.Shy.Load(m.kv); err != nil {
+		m.log.Warn("cannot tell which clients break on tickets; they are learned anew", zap.Error(err))
 	}
 }
 
@@ -224,13 +188,14 @@ func (m *memory) maintain(ctx context.Context) {
 		return
 	}
 	stats, err := kv.Maintain(ctx)
+	m.octets.Store(stats.Size)
 	switch {
 	case ctx.Err() != nil: // the next start will see to it
 	case err != nil:
 		m.log.Warn("upkeep of the store failed", zap.Error(err))
 	case stats.Dropped > 0 || stats.Emptied:
 		m.log.Info("the store was too large; some of it was forgotten", zap.Int("records", stats.Dropped),
-			zap.Bool("all", stats.Emptied), zap.Int64("octets", stats.Size))
+			zap.Bool("all", stats.Emptied), zap.Int64("mib", stats.Size>>20))
 	}
 }
 

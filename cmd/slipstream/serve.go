@@ -67,21 +67,31 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mem, err := openMemory(cfg, log)
-	if err != nil {
-		return failed(log, err)
+	kept, stop := awaitKept(func() kept { return openKept(cfg, log) }, signals)
+	if stop != nil {
+		log.Info("stopping", zap.Stringer("signal", stop)) // nobody is inside yet
+		return nil
 	}
-	defer mem.Close()
-	metrics.MustRegister(proxy.NewMemoryMetrics(mem.Store, mem.Tickets))
-	control := openControl(cfg, mem, log)
-	defer control.Close()
+	if kept.err != nil {
+		return failed(log, kept.err)
+	}
+	defer kept.Close()
+	mem := kept.mem
+	of := proxy.NewMemoryMetrics(mem.Store, mem.Tickets)
+	if mem.Store != nil {
+		of = of.WithStored(mem.Stored).WithDisk(mem.octets.Load)
+	}
+	metrics.MustRegister(of)
 	px, err := proxy.New(cfg, proxy.Options{
 		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
 	})
 	if err != nil {
 		return failed(log, &exitError{exitConfig, err})
 	}
-	s := &service{path: path, config: cfg, log: log, level: level, proxy: px, signals: signals, notify: notifier(log)}
+	s := &service{
+		path: path, config: cfg, log: log, level: level, proxy: px, memory: mem, again: kept.again, signals: signals,
+		notify: notifier(log),
+	}
 	if cfg.Admin.Listen != "" {
 		admin, err := proxy.OpenAdmin(cfg.Admin.Listen, px, metrics, log)
 		if err != nil {
@@ -94,6 +104,60 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 		return failed(log, err)
 	}
 	return nil
+}
+
+// controlWait is how long a start waits for the control socket.
+const controlWait = 5 * time.Second
+
+// kept is the memory, and the socket through which people see it.
+type kept struct {
+	mem     *memory
+	control *control
+	again   bool // somebody asked for a reload meanwhile
+	err     error
+}
+
+// openKept opens both. The disk may hang: neither is waited for without end.
+func openKept(cfg *proxy.Config, log *zap.Logger) kept {
+	mem, err := openMemory(cfg, log)
+	if err != nil {
+		return kept{err: err}
+	}
+	control, ok := within(controlWait, func() *control { return openControl(cfg, mem, log) }, (*control).Close)
+	if !ok {
+		log.Warn("there is no control socket, so what is remembered cannot be looked at while the service runs: "+
+			"no answer from the disk", zap.String("socket", controlPath(cfg)), zap.Duration("waited", controlWait))
+	}
+	return kept{mem: mem, control: control}
+}
+
+// Close closes what was opened.
+func (k kept) Close() {
+	k.control.Close()
+	if k.mem != nil {
+		k.mem.Close()
+	}
+}
+
+// awaitKept opens the memory and hears signals meanwhile. After one to stop, what comes late is closed.
+func awaitKept(open func() kept, signals <-chan os.Signal) (k kept, stop os.Signal) {
+	done := make(chan kept, 1)
+	go func() { done <- open() }() // ends when the disk has answered, or is not waited for any more
+	again := false
+	for {
+		select {
+		case k = <-done:
+			k.again = again
+			return k, nil
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				again = true
+				continue
+			}
+			go func() { (<-done).Close() }() // ends right behind it
+			return kept{}, sig
+		}
+	}
 }
 
 // failed logs why the service ends, and leaves the exit code.

@@ -24,14 +24,17 @@ type service struct {
 	log     *zap.Logger
 	level   zap.AtomicLevel
 	proxy   *proxy.Proxy
+	memory  *memory
+	again   bool // a reload is to follow the start
 	signals <-chan os.Signal
 	notify  func(state string) // to systemd
 }
 
 // A result is how a start or a reload ended.
 type result struct {
-	config *proxy.Config
-	err    error
+	config  *proxy.Config
+	restart []string // what of it needs a restart, besides what needRestart knows
+	err     error
 }
 
 // run starts the proxy and serves until a signal ends it.
@@ -39,8 +42,8 @@ func (s *service) run() error {
 	defer s.feedWatchdog()()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	underWay := begin(func() result { return result{s.config, s.proxy.Start(ctx)} })
-	started, again := false, false
+	underWay := begin(func() result { return result{config: s.config, err: s.proxy.Start(ctx)} })
+	started, again := false, s.again
 	for {
 		select {
 		case r := <-underWay:
@@ -96,7 +99,10 @@ func (s *service) beginReload(ctx context.Context) <-chan result {
 		if err == nil {
 			err = s.proxy.Reload(ctx, cfg)
 		}
-		return result{cfg, err}
+		if err != nil {
+			return result{config: cfg, err: err}
+		}
+		return result{config: cfg, restart: s.memory.reload(cfg.Tickets)}
 	})
 }
 
@@ -125,7 +131,7 @@ func (s *service) reloaded(r result) {
 	if err := s.level.UnmarshalText([]byte(r.config.Log.Level)); err != nil {
 		s.log.Error("log level", zap.Error(err)) // LoadConfig lets no other pass
 	}
-	if list := needRestart(s.config, r.config); len(list) > 0 {
+	if list := append(needRestart(s.config, r.config), r.restart...); len(list) > 0 {
 		s.log.Warn("these changes need a restart", zap.String("keys", strings.Join(list, ", ")))
 	}
 	if r.config.Limits.MaxConnections != s.config.Limits.MaxConnections {
@@ -147,11 +153,23 @@ func needRestart(old, new *proxy.Config) []string {
 	if old.StateDir != new.StateDir {
 		list = append(list, "state_dir")
 	}
-	if a, b := old.Store, new.Store; a.Enabled != b.Enabled || a.MaxSize != b.MaxSize || a.KeyFile != b.KeyFile {
-		list = append(list, "store")
+	if old.Store.Enabled != new.Store.Enabled {
+		list = append(list, "store.enabled")
 	}
-	if a, b := old.Tickets, new.Tickets; a.Enabled != b.Enabled || a.SecretFile != b.SecretFile || !slices.Equal(a.NotFor, b.NotFor) {
-		list = append(list, "tickets")
+	if old.Store.MaxSize != new.Store.MaxSize {
+		list = append(list, "store.max_size")
+	}
+	if old.Store.KeyFile != new.Store.KeyFile {
+		list = append(list, "store.key_file")
+	}
+	if old.Tickets.Enabled != new.Tickets.Enabled {
+		list = append(list, "tickets.enabled")
+	}
+	if old.Tickets.SecretFile != new.Tickets.SecretFile {
+		list = append(list, "tickets.secret_file")
+	}
+	if !slices.Equal(old.Tickets.NotFor, new.Tickets.NotFor) {
+		list = append(list, "tickets.not_for")
 	}
 	if !slices.Equal(old.DNS.Servers, new.DNS.Servers) {
 		list = append(list, "dns.servers")

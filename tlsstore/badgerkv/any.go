@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"slipstream/tlsstore"
 )
@@ -12,12 +13,24 @@ import (
 // aside is what is put behind the name of a directory that cannot be used.
 const aside = ".bad"
 
+// A directory that another process uses is tried again for a while: a command that looks into the store has it for a
+// moment.
+const (
+	lockWait  = time.Second
+	lockEvery = 50 * time.Millisecond
+)
+
 // OpenAny opens the directory as [Open] does, or else something that does as well for a while. It never fails. What was
 // sealed with another key or is damaged is put aside, as Dir with ".bad" behind it, where an older one goes for it, and
-// a new directory is begun. In all other cases the KV is [tlsstore.Memory]. The warnings are for people: what happened,
-// what it means, and what to do.
+// a new directory is begun. What was put aside is taken back once the key fits that and not the new one. In all other
+// cases the KV is [tlsstore.Memory]. The warnings are for people: what happened, what it means, and what to do.
 func OpenAny(o Options) (kv tlsstore.KV, warnings []string) {
-	k, err := Open(o)
+	k, err := openUnlocked(o)
+	if errors.Is(err, ErrKey) && takeBack(o) {
+		warnings = append(warnings, fmt.Sprintf("the key that %s%s was sealed with is back: that is %s again, and what was "+
+			"learned under another key meanwhile is gone; nothing has to be done", o.Dir, aside, o.Dir))
+		k, err = Open(o)
+	}
 	if errors.Is(err, ErrKey) || errors.Is(err, ErrCorrupt) {
 		reason := err
 		if err = putAside(o.Dir); err != nil {
@@ -29,9 +42,19 @@ func OpenAny(o Options) (kv tlsstore.KV, warnings []string) {
 		k, err = Open(o)
 	}
 	if err != nil {
-		return tlsstore.Memory(), append(warnings, fmt.Sprintf("%v: %s", err, advice(o.Dir, err)), inMemory)
+		return tlsstore.Memory(), append(warnings, fmt.Sprintf("%v: %s", err, Advice(o.Dir, err)), inMemory)
 	}
 	return k, warnings
+}
+
+// openUnlocked opens the directory, once another process has let go of it.
+func openUnlocked(o Options) (*KV, error) {
+	for until := time.Now().Add(lockWait); ; time.Sleep(lockEvery) {
+		k, err := Open(o)
+		if !errors.Is(err, ErrLocked) || !time.Now().Before(until) {
+			return k, err
+		}
+	}
 }
 
 const inMemory = "what is learned about peers is kept in memory only, and lost when the process ends; " +
@@ -40,28 +63,30 @@ const inMemory = "what is learned about peers is kept in memory only, and lost w
 func putAsideWarning(dir string, reason error) string {
 	doing := "nothing has to be done, and " + dir + aside + " may be removed"
 	if errors.Is(reason, ErrKey) {
-		doing = "if the key was not changed on purpose, stop, put the old one back and rename " + dir + aside +
-			" to " + dir + "; else nothing has to be done"
+		doing = fmt.Sprintf("if the key was not changed on purpose, stop the service, put the old key back, "+
+			"\"rm -r %s && mv %s%s %s\", and start it; else nothing has to be done", dir, dir, aside, dir)
 	}
 	return fmt.Sprintf("%v: the store was put aside as %s, and a new one was begun, "+
 		"so that peers are learned anew; %s", reason, dir+aside, doing)
 }
 
-// advice says what to do.
-func advice(dir string, err error) string {
+// Advice says what to do about a directory that [Open] does not open.
+func Advice(dir string, err error) string {
 	switch {
 	case errors.Is(err, ErrLocked):
-		return "end the other process that uses " + dir + ", or give this one a directory of its own, and restart"
+		return "end the other process that uses " + dir + ", or give this one a directory of its own"
+	case errors.Is(err, ErrDenied):
+		return ownership(dir)
 	case errors.Is(err, ErrReadOnly):
-		return "make " + dir + " writable for this user, and restart"
+		return fmt.Sprintf("make %s writable for %s", dir, Account(os.Geteuid()))
 	case errors.Is(err, ErrFull):
-		return fmt.Sprintf("make room (%d MiB must be free where %s is), and restart", Reserve>>20, dir)
+		return fmt.Sprintf("make room: %d MiB must be free where %s is", Reserve>>20, dir)
 	case errors.Is(err, ErrForeign):
-		return "name an empty directory, or one that is missing, and restart"
+		return "name an empty directory, or one that is missing"
 	case errors.Is(err, ErrUnsupported):
 		return "nothing can be done about it"
 	}
-	return "see to that, and restart"
+	return "see to that"
 }
 
 // putAside renames a directory, and removes what was put aside before. It touches nothing but what is ours, and nothing

@@ -3,6 +3,7 @@ package badgerkv_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,16 +53,21 @@ func TestWrongKey(t *testing.T) {
 	set(t, any, "second", "2")
 	mustClose(t, any)
 
-	// Once more, with the first key: what was put aside then goes for what is put aside now.
-	any, warnings = badgerkv.OpenAny(options(t, dir))
+	if !strings.Contains(warnings[0], fmt.Sprintf("\"rm -r %[1]s && mv %[1]s.bad %[1]s\"", dir)) {
+		t.Errorf("no commands that undo it: %q", warnings)
+	}
+
+	// A third key: what was put aside last is kept.
+	third := options(t, dir)
+	third.Key = bytes.Repeat([]byte{8}, 32)
+	any, warnings = badgerkv.OpenAny(third)
 	if len(warnings) != 1 {
 		t.Errorf("warnings %q", warnings)
 	}
 	mustClose(t, any)
-	if err := os.RemoveAll(dir); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(dir+".bad", dir); err != nil {
+
+	// The commands that the warning names.
+	if err := errors.Join(os.RemoveAll(dir), os.Rename(dir+".bad", dir)); err != nil {
 		t.Fatal(err)
 	}
 	kv, err := badgerkv.Open(other)
@@ -72,6 +78,31 @@ func TestWrongKey(t *testing.T) {
 		t.Errorf("Get of what was put aside: %q, %v", v, err)
 	}
 	mustClose(t, kv)
+}
+
+// TestKeyPutBack: who puts the key back and starts at once, has back what it sealed.
+func TestKeyPutBack(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "db")
+	kv := open(t, dir)
+	set(t, kv, "first", "1")
+	mustClose(t, kv)
+	other := options(t, dir)
+	other.Key = bytes.Repeat([]byte{7}, 32)
+	any, _ := badgerkv.OpenAny(other)
+	set(t, any, "second", "2")
+	mustClose(t, any)
+
+	any, warnings := badgerkv.OpenAny(options(t, dir))
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "is back") {
+		t.Errorf("warnings %q", warnings)
+	}
+	if v, err := any.Get([]byte("first")); err != nil || string(v) != "1" {
+		t.Errorf("what the key sealed: %q, %v", v, err)
+	}
+	mustClose(t, any)
+	if _, err := os.Stat(dir + ".bad"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something is still aside: %v", err)
+	}
 }
 
 // TestForeign: what is not ours is not touched.

@@ -197,7 +197,7 @@ func registryError(err error) error {
 	if errors.Is(err, badger.ErrEncryptionKeyMismatch) {
 		return ErrKey
 	}
-	if err := typed(err); errors.Is(err, ErrReadOnly) || errors.Is(err, ErrFull) {
+	if err := typed(err); errors.Is(err, ErrReadOnly) || errors.Is(err, ErrDenied) || errors.Is(err, ErrFull) {
 		return err
 	}
 	return corrupt(registryName, "%v", err)

@@ -20,13 +20,14 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	roles := map[string]func(dir string) error{
-		"hold":    childHold,
-		"write":   childWrite,
-		"damage":  childDamage,
-		"fill":    childFill,
-		"full":    childFull,
-		"measure": childMeasure,
-		"moved":   childMoved,
+		"hold":         childHold,
+		"write":        childWrite,
+		"damage":       childDamage,
+		"fill":         childFill,
+		"full":         childFull,
+		"measure":      childMeasure,
+		"measureLarge": childMeasureLarge,
+		"moved":        childMoved,
 	}
 	if err := roles[role](os.Args[1]); err != nil {
 		fmt.Println("failed:", err)

@@ -32,6 +32,9 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// noFollow has the opening of a symbolic link fail.
+const noFollow = syscall.O_NOFOLLOW
+
 func sameFile(f *os.File, path string) bool {
 	a, err := f.Stat()
 	if err != nil {
@@ -71,6 +74,20 @@ func allocated(info fs.FileInfo) int64 {
 
 // ownedByRoot says whether a file belongs to root.
 func ownedByRoot(info fs.FileInfo) bool {
+	uid, known := ownerOf(info)
+	return known && uid == 0
+}
+
+// ownerOf returns the user that a file belongs to.
+func ownerOf(info fs.FileInfo) (uid int, known bool) {
 	s, ok := info.Sys().(*syscall.Stat_t)
-	return ok && s.Uid == 0
+	if !ok {
+		return 0, false
+	}
+	return int(s.Uid), true
+}
+
+// mayChange says whether we may read a file and write to it.
+func mayChange(path string) bool {
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.R_OK|unix.W_OK, unix.AT_EACCESS) == nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"syscall"
 )
 
@@ -19,6 +20,8 @@ var (
 	ErrCorrupt = errors.New("badgerkv: the files are damaged")
 	// ErrReadOnly: nothing can be written there.
 	ErrReadOnly = errors.New("badgerkv: the directory cannot be written to")
+	// ErrDenied: a file that is there may not be opened or changed, mostly because another user made it.
+	ErrDenied = errors.New("badgerkv: what is there may not be opened")
 	// ErrFull: less than Reserve is left on the disk, or the KV has outgrown MaxSize. What is there can be read.
 	ErrFull = errors.New("badgerkv: no room on the disk")
 	// ErrForeign: the directory holds something that is not ours. It is left alone.
@@ -36,12 +39,27 @@ func typed(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, syscall.EROFS), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("%w: %w", ErrReadOnly, err)
+	case errors.Is(err, fs.ErrPermission):
+		if isThere(err) {
+			return fmt.Errorf("%w: %w", ErrDenied, err)
+		}
 		return fmt.Errorf("%w: %w", ErrReadOnly, err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
 	return err
+}
+
+// isThere tells whether what could not be opened or changed is there: the directory is not at fault then.
+func isThere(err error) bool {
+	var e *fs.PathError
+	if !errors.As(err, &e) || e.Op != "open" && e.Op != "chmod" {
+		return false
+	}
+	_, gone := os.Lstat(e.Path)
+	return gone == nil
 }
 
 // corrupt says which file is damaged, and how.

@@ -10,35 +10,48 @@ import (
 	"path/filepath"
 )
 
-// LoadKey reads the key that seals the store: a file of exactly 32 octets that nobody but its owner may read. A file
-// that belongs to root and that nobody may write may also be readable for its group, since that is how systemd's
-// credentials look to a service that runs as somebody else. Where there is no file, one is made, with a key that nobody
-// has ever seen; the directory, too.
+// LoadKey reads the key that seals the store: a file of exactly 32 octets that nobody but its owner may read, who is us
+// or root. A file that belongs to root and that nobody may write may also be readable for its group, since that is how
+// systemd's credentials look to a service that runs as somebody else. See [OpenPrivate] for the rest. Where there is no
+// file, one is made, with a key that nobody has ever seen; the directory, too.
 //
 // The key protects a copy of the directory, not more: who can read both reads all.
 func LoadKey(path string) ([]byte, error) {
-	key, err := readKey(path)
+	key, err := ReadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
 	if err := makeKey(path); err != nil {
-		return nil, fmt.Errorf("badgerkv: no key can be made: %w", typed(err))
+		dir := filepath.Dir(path)
+		return nil, fmt.Errorf("badgerkv: no key can be made in %s: %w; make that a directory that %s can write to, "+
+			"with room on its disk", dir, inDir(err), Account(os.Geteuid()))
 	}
-	return readKey(path)
+	return ReadKey(path)
 }
 
-func readKey(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// inDir leaves out of an error the name of a file that nobody has heard of, since the directory is at fault.
+func inDir(err error) error {
+	var file *fs.PathError
+	var link *os.LinkError
+	switch {
+	case errors.As(err, &file):
+		return typed(file.Err)
+	case errors.As(err, &link):
+		return typed(link.Err)
+	}
+	return typed(err)
+}
+
+// ReadKey is [LoadKey] where nothing is to be made. The key may belong to one of the other users given.
+func ReadKey(path string, owners ...int) ([]byte, error) {
+	f, info, err := OpenPrivate(path, owners...)
 	if err != nil {
 		return nil, fmt.Errorf("badgerkv: key: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("badgerkv: key: %w", err)
-	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("badgerkv: the key %s is not a plain file", path)
+		return nil, fmt.Errorf("badgerkv: the key %s is not a plain file (%s): put the key there, "+
+			"or remove what is there so that a new one is made", path, kindOf(info.Mode()))
 	}
 	if perm := info.Mode().Perm(); perm&0o077 != 0 && (perm != 0o440 || !ownedByRoot(info)) {
 		return nil, fmt.Errorf("badgerkv: others may read or write the key %s (mode %04o): chmod 600 it, "+

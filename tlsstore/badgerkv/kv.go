@@ -47,8 +47,10 @@ type KV struct {
 
 	// writing lets through one writer at a time: should Badger have failed to make a new write-ahead log, the next
 	// write that it sees ends the process.
-	writing sync.Mutex
-	room    room
+	writing  sync.Mutex
+	room     room
+	outgrown chan struct{} // holds a token
+	resident resident
 
 	maintaining sync.Mutex
 	closing     sync.Once
@@ -56,7 +58,7 @@ type KV struct {
 
 // Open opens the directory, or makes it. It takes the directory for this process, looks at every octet of what is
 // there, which takes as long as to read it, and refuses what Badger would choke on. The error is one of ErrLocked,
-// ErrKey, ErrCorrupt, ErrReadOnly, ErrFull, ErrForeign and ErrUnsupported, or of the system.
+// ErrKey, ErrCorrupt, ErrReadOnly, ErrDenied, ErrFull, ErrForeign and ErrUnsupported, or of the system.
 func Open(o Options) (*KV, error) {
 	if o.Dir == "" || len(o.Key) != keyOctets {
 		return nil, fmt.Errorf("badgerkv: a directory and a key of %d octets are needed, not %q and %d octets",
@@ -67,7 +69,7 @@ func Open(o Options) (*KV, error) {
 	}
 	o.MaxSize = max(o.MaxSize, MinSize)
 	o.Key = bytes.Clone(o.Key)
-	k := &KV{o: o}
+	k := &KV{o: o, outgrown: make(chan struct{}, 1)}
 	if err := guarded(k.open); err != nil {
 		if k.lock != nil {
 			k.lock.Close()
@@ -88,6 +90,9 @@ func (k *KV) open() error {
 	}
 	found, err := list(dir)
 	if err != nil {
+		return err
+	}
+	if err := allOurs(dir); err != nil {
 		return err
 	}
 	if err := k.lookAtDisk(openRoom); err != nil {
@@ -158,8 +163,15 @@ func guarded(f func() error) (err error) {
 	return f()
 }
 
-// use calls f with the database.
+// use calls f with the database, and sees to it that what f read does not stay in memory for good.
 func (k *KV) use(f func(*badger.DB) error) error {
+	err := k.hold(f)
+	k.limitResident()
+	return err
+}
+
+// hold calls f with the database, which is not closed meanwhile.
+func (k *KV) hold(f func(*badger.DB) error) error {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	return k.guard(func() error { return f(k.db) })

@@ -13,8 +13,16 @@ type logger struct {
 	log func(level, msg string)
 }
 
-func (l logger) Errorf(format string, args ...any)   { l.say("error", format, args) }
-func (l logger) Warningf(format string, args ...any) { l.say("warn", format, args) }
+func (l logger) Errorf(format string, args ...any) { l.say("error", format, args) }
+
+// Warningf is for what people should know. That a cache is small is not: ours are meant to be.
+func (l logger) Warningf(format string, args ...any) {
+	level := "warn"
+	if strings.Contains(format, "might be too small") || strings.HasPrefix(format, "Cache life expectancy") {
+		level = "debug"
+	}
+	l.say(level, format, args)
+}
 
 // Infof is for debugging: what Badger calls information is of interest to nobody else.
 func (l logger) Infof(format string, args ...any) { l.say("debug", format, args) }

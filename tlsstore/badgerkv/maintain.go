@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 )
@@ -17,9 +20,12 @@ type Stats struct {
 }
 
 // Maintain keeps the store within its size, and its files closed to others. It is to be called now and then, say every
-// hour; a second call while one is under way does nothing. Over MaxSize, it drops the records whose time is over
-// soonest, and has Badger rewrite its tables, which takes seconds and as much of the disk again; where that does not
-// help, it drops all. ErrFull says that the disk is too full to do anything.
+// hour, and when [KV.Outgrown] says so; a second call while one is under way does nothing. Over MaxSize, it drops the
+// largest records, the oldest of those of about one size, and has Badger rewrite its tables, which takes seconds and as
+// much of the disk again; where that does not help, it drops all. ErrFull says that the disk is too full to do
+// anything.
+//
+// It also removes what was put aside (see [OpenAny]) once nothing in there can be of use any more.
 //
 // Badger's value log needs no care, since there is none: see MaxValue.
 func (k *KV) Maintain(ctx context.Context) (Stats, error) {
@@ -33,6 +39,11 @@ func (k *KV) Maintain(ctx context.Context) (Stats, error) {
 		return errors.Join(err, k.lookAtDisk(Reserve), k.chmod())
 	})
 	s.Size = k.Size()
+	if removed, failed := removeAside(k.o.Dir, time.Now()); failed != nil {
+		err = errors.Join(err, failed)
+	} else if removed {
+		logger{k.o.Log}.say("info", "%s%s was removed, since all that was in it is over", []any{k.o.Dir, aside})
+	}
 	if err != nil {
 		return s, fmt.Errorf("badgerkv: maintain: %w", err)
 	}
@@ -46,6 +57,43 @@ func (k *KV) Maintain(ctx context.Context) (Stats, error) {
 		return s, fmt.Errorf("badgerkv: maintain: %w", err)
 	}
 	return s, nil
+}
+
+// asideLife is how long what was put aside is kept after it was last written to: the life of what lives longest.
+const asideLife = 7 * 24 * time.Hour
+
+// removeAside removes what was put aside, if that was not written to for asideLife, is ours, and nobody is at it.
+func removeAside(dir string, now time.Time) (removed bool, err error) {
+	dir = filepath.Clean(dir) + aside
+	info, err := os.Lstat(dir)
+	if err != nil || !info.IsDir() {
+		return false, nil // mostly there is none
+	}
+	if _, err := list(dir); err != nil {
+		return false, nil // not ours, or not now
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, nil
+	}
+	last := info.ModTime()
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	if now.Sub(last) < asideLife {
+		return false, nil
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return false, nil
+	}
+	defer lock.Close()
+	if err := os.RemoveAll(dir); err != nil {
+		return false, fmt.Errorf("badgerkv: remove what was put aside: %w", err)
+	}
+	return true, nil
 }
 
 // shrink makes the store smaller than MaxSize.

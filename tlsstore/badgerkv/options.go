@@ -16,8 +16,8 @@ type Options struct {
 	// MaxSize is how many octets there may be on disk. It is looked after by Maintain, and never exceeded by more than
 	// a quarter, save while records are moved. 0 is DefaultMaxSize.
 	MaxSize int64
-	// Log is told what Badger has to say; level is "debug", "warn" or "error". Nil: nobody is told. It may be called
-	// from several goroutines.
+	// Log is told what Badger has to say; level is "debug", "info", "warn" or "error". Nil: nobody is told. It may be
+	// called from several goroutines.
 	Log func(level, msg string)
 }
 
@@ -39,7 +39,7 @@ const (
 	memTables     = 2
 	baseTable     = 2 << 20 // octets of a table, each of which takes a file descriptor
 	maxLevels     = 7
-	blockCache    = 8 << 20
+	blockCache    = 1 << 20 // the Store keeps what is looked up again, and the kernel what is read again
 	indexCache    = 8 << 20 // without one, Badger panics when it has a key; from 4 MiB the indices of 300 MB fall out
 	valueLog      = 1 << 20 // the least: nothing of ours is long enough for it
 	dataKeyLife   = 20 * 365 * 24 * time.Hour

@@ -32,16 +32,25 @@ func (k *KV) hasRoom(n int, grows bool) error {
 	defer r.mu.Unlock()
 	r.written += int64(n)
 	if now := time.Now(); r.written > lookOctets || now.Sub(r.looked) >= lookEvery || now.Before(r.looked) {
-		before := errors.Join(r.disk, r.size)
+		before, outgrown := errors.Join(r.disk, r.size), r.size != nil
 		r.looked, r.written = now, 0
 		r.disk, r.size = k.lookAtDisk(Reserve), k.lookAtSize()
 		k.tell(before, errors.Join(r.disk, r.size))
+		if r.size != nil && !outgrown {
+			select {
+			case k.outgrown <- struct{}{}:
+			default: // nobody has heard of the last time
+			}
+		}
 	}
 	if r.disk != nil || !grows {
 		return r.disk
 	}
 	return r.size
 }
+
+// Outgrown sends when the KV has begun to refuse writes for its own size, so that Maintain is called before its time.
+func (k *KV) Outgrown() <-chan struct{} { return k.outgrown }
 
 // lookAgain has the next write look at the disk.
 func (r *room) lookAgain() {
@@ -55,7 +64,7 @@ func (k *KV) tell(before, now error) {
 	case before == nil && now != nil:
 		log.Warningf("nothing more is kept for now: %v", now)
 	case before != nil && now == nil:
-		log.Warningf("there is room on the disk again")
+		log.say("info", "there is room on the disk again", nil)
 	}
 }
 
@@ -66,15 +75,19 @@ func (k *KV) lookAtDisk(needed int64) error {
 	}
 	free, err := diskFree(k.o.Dir)
 	if err == nil && free < needed {
-		err = fmt.Errorf("%w: %d octets are free, %d must be", ErrFull, free, needed)
+		err = noRoom(free, needed)
 	}
 	return err
+}
+
+func noRoom(free, needed int64) error {
+	return fmt.Errorf("%w: %d MiB are free, %d must be", ErrFull, free>>20, needed>>20)
 }
 
 // lookAtSize says whether the store may grow until it is maintained.
 func (k *KV) lookAtSize() error {
 	if size, limit := k.Size(), k.o.MaxSize+k.o.MaxSize/4; size > limit {
-		return fmt.Errorf("%w: the store takes %d octets, more than %d", ErrFull, size, limit)
+		return fmt.Errorf("%w: the store takes %d MiB, more than %d", ErrFull, size>>20, limit>>20)
 	}
 	return nil
 }

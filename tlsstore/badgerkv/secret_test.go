@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -127,8 +128,18 @@ func TestLoadKey(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := badgerkv.LoadKey(link); err != nil || !bytes.Equal(got, made) {
+	if _, err := badgerkv.LoadKey(link); err == nil || !strings.Contains(err.Error(), "is a symbolic link, which is not") {
 		t.Errorf("by a link: %v", err)
+	}
+	for mode, good := range map[fs.FileMode]bool{0o700: true, 0o755: true, 0o775: false, 0o777: false,
+		0o777 | fs.ModeSticky: true} {
+		if err := os.Chmod(filepath.Dir(path), mode); err != nil {
+			t.Fatal(err)
+		}
+		_, err := badgerkv.LoadKey(path)
+		if (err == nil) != good || err != nil && !strings.Contains(err.Error(), "chmod go-w it") {
+			t.Errorf("in a directory of mode %v: %v, want it to be good: %v", mode, err, good)
+		}
 	}
 }
 
