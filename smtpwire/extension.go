@@ -45,6 +45,9 @@ type Extension struct {
 	// tolerated parameters are licensed without an offer too.
 	tolerated bool
 
+	// ours: Adapt leaves the parameters out whatever the hop offers.
+	ours bool
+
 	// What Adapt does with a parameter when the hop lacks the extension:
 	// leave it out or refuse the command, by default as 555 5.5.4.
 	drop     bool
@@ -70,6 +73,10 @@ var extensions = [...]Extension{
 	{Keyword: "SIZE", RFC: "1870", Scope: HopByHop, Mail: []string{"SIZE"}, Check: checkSize,
 		tolerated: true, drop: true},
 	{Keyword: "LIMITS", RFC: "9422", Scope: HopByHop},
+	// Who asks us for a reply to each recipient gets it from us. A hop is not
+	// asked: it may always answer once for all.
+	{Keyword: "PRDR", RFC: "draft-hall-prdr", Scope: HopByHop, Needs: "PIPELINING", Mail: []string{"PRDR"},
+		Check: checkNoValue, ours: true},
 
 	// Belonging to the message.
 	//
@@ -102,8 +109,6 @@ var extensions = [...]Extension{
 	{Keyword: "AUTH", RFC: "4954", Mail: []string{"AUTH"}, Check: checkAuth, drop: true},
 	// A promise about every hop to come.
 	{Keyword: "REQUIRETLS", RFC: "8689", Mail: []string{"REQUIRETLS"}, Check: checkNoValue, code: 550, enhanced: "5.7.30"},
-	// A server may always answer once for all, so leaving PRDR out is safe.
-	{Keyword: "PRDR", RFC: "draft-hall-prdr", Mail: []string{"PRDR"}, Check: checkNoValue, drop: true},
 	// For the backend leg; what a client says of itself this way is not ours
 	// to believe.
 	{Keyword: "XCLIENT", RFC: "Postfix XCLIENT_README"},
@@ -331,7 +336,7 @@ func refuseUTF8(v Verb, why string) Reply {
 // Adapt fits a MAIL or RCPT to a hop that offers next, and leaves other
 // commands alone. Parameters of extensions that the hop lacks are left out where
 // the message stays the same without them: SIZE, BODY=7BIT, BODY=8BITMIME, RET,
-// ENVID, NOTIFY, ORCPT, AUTH, PRDR, MT-PRIORITY. Where it does not, ok is false
+// ENVID, NOTIFY, ORCPT, AUTH, MT-PRIORITY; and PRDR always. Else ok is false
 // and the Reply is the refusal: 550 5.6.7 (553 in RCPT) for SMTPUTF8 and for an
 // address that needs it, 554 5.6.3 for BODY=BINARYMIME, 550 5.7.30 for
 // REQUIRETLS, 555 5.5.4 for all else.
@@ -355,6 +360,8 @@ func Adapt(c Command, next EHLO) (adapted Command, refusal Reply, ok bool) {
 		switch {
 		case x == nil:
 			return c, refuseParam(555, c.Verb, p, "is not known"), false
+		case x.ours:
+			drop = append(drop, p.Name)
 		case x.offeredBy(next) && (utf8 || asciiOnly(p.Value)):
 		case x.offeredBy(next):
 			return c, refuseUTF8(c.Verb, "the next server does not offer SMTPUTF8"), false

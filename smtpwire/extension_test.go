@@ -9,10 +9,10 @@ import (
 func TestExtensionsTable(t *testing.T) {
 	scopes := map[string]Scope{
 		"PIPELINING": HopByHop, "PIPECONNECT": HopByHop, "STARTTLS": HopByHop, "ENHANCEDSTATUSCODES": HopByHop,
-		"CHUNKING": HopByHop, "SIZE": HopByHop, "LIMITS": HopByHop,
+		"CHUNKING": HopByHop, "SIZE": HopByHop, "LIMITS": HopByHop, "PRDR": HopByHop,
 		"8BITMIME": EndToEnd, "SMTPUTF8": EndToEnd, "DSN": EndToEnd, "DELIVERBY": EndToEnd, "FUTURERELEASE": EndToEnd,
 		"MT-PRIORITY": EndToEnd, "RRVS": EndToEnd,
-		"AUTH": Masked, "BINARYMIME": Masked, "REQUIRETLS": Masked, "PRDR": Masked, "XCLIENT": Masked, "XFORWARD": Masked,
+		"AUTH": Masked, "BINARYMIME": Masked, "REQUIRETLS": Masked, "XCLIENT": Masked, "XFORWARD": Masked,
 		"ETRN": Masked, "ATRN": Masked, "VRFY": Masked, "EXPN": Masked, "HELP": Masked, "TURN": Masked, "BURL": Masked,
 		"MTRK": Masked, "CONPERM": Masked, "CONNEG": Masked, "NO-SOLICITING": Masked, "CHECKPOINT": Masked, "VERP": Masked,
 	}
@@ -80,6 +80,9 @@ func TestOffer(t *testing.T) {
 			[]string{"STARTTLS", "PIPECONNECT", "PIPELINING", "ENHANCEDSTATUSCODES"},
 			[]string{"CHUNKING", "PIPE_CONNECT", "LIMITS"},
 			[]string{"STARTTLS", "PIPECONNECT", "PIPELINING", "ENHANCEDSTATUSCODES"}},
+		{"who may ask us for a reply to each recipient is ours to say", []string{"PIPELINING", "PRDR"}, []string{"8BITMIME"},
+			[]string{"PIPELINING", "PRDR", "8BITMIME"}},
+		{"", []string{"PIPELINING"}, []string{"PIPELINING", "PRDR"}, []string{"PIPELINING"}},
 		{"end-to-end keywords are the next hop's, in table order, with its arguments",
 			[]string{"PIPELINING"},
 			[]string{"rrvs", "DSN", "DELIVERBY 240", "8BITMIME", "MT-PRIORITY STANAG4406", "SMTPUTF8", "FUTURERELEASE 9 2030-01-01T00:00:00Z"},
@@ -158,6 +161,10 @@ func TestLicensed(t *testing.T) {
 		{"", "AUTH PLAIN", "MAIL FROM:<a@b> AUTH=<>", ""},
 		{"", all, "MAIL FROM:<a@b> REQUIRETLS", `555 5.5.4 MAIL: parameter "REQUIRETLS" is not offered`},
 		{"", all, "MAIL FROM:<a@b> PRDR", `555 5.5.4 MAIL: parameter "PRDR" is not offered`},
+		{"", "PIPELINING|PRDR", "MAIL FROM:<a@b> PRDR", ""},
+		{"PRDR is of no use without PIPELINING", "PRDR", "MAIL FROM:<a@b> PRDR", `555 5.5.4 MAIL: parameter "PRDR" is not offered`},
+		{"", "PIPELINING|PRDR", "MAIL FROM:<a@b> PRDR=1", `501 5.5.4 MAIL: parameter "PRDR" must have no value`},
+		{"", "PIPELINING|PRDR", "RCPT TO:<a@b> PRDR", `555 5.5.4 RCPT: parameter "PRDR" is not offered`},
 		{"the first bad one speaks", all, "MAIL FROM:<a@b> SIZE=x PRDR", `501 5.5.4 MAIL: parameter "SIZE" must be a number of 1 to 20 digits`},
 		{"old MTAs send these after HELO too", "", "MAIL FROM:<a@b> SIZE=3 BODY=8BITMIME", ""},
 		{"", "", "MAIL FROM:<a@b> BODY=7bit", ""},
@@ -209,15 +216,16 @@ func parsed(t *testing.T, line string) Command {
 }
 
 func TestAdapt(t *testing.T) {
-	const all = "SIZE 100|8BITMIME|SMTPUTF8|DSN|DELIVERBY|FUTURERELEASE 9 9|MT-PRIORITY|RRVS|CHUNKING|BINARYMIME|AUTH PLAIN|REQUIRETLS|PRDR"
+	const all = "SIZE 100|8BITMIME|SMTPUTF8|DSN|DELIVERBY|FUTURERELEASE 9 9|MT-PRIORITY|RRVS|CHUNKING|BINARYMIME|AUTH PLAIN|REQUIRETLS|PIPELINING|PRDR"
 	tests := []struct {
 		rule, next, line string
 		want             string // the line, or the refusal
 		ok               bool
 	}{
 		{"what the hop offers passes unchanged", all,
-			"MAIL FROM:<a@b> SIZE=3 BODY=8BITMIME RET=FULL ENVID=x AUTH=<> SMTPUTF8 BY=9;R HOLDFOR=3 MT-PRIORITY=1 REQUIRETLS PRDR",
-			"MAIL FROM:<a@b> SIZE=3 BODY=8BITMIME RET=FULL ENVID=x AUTH=<> SMTPUTF8 BY=9;R HOLDFOR=3 MT-PRIORITY=1 REQUIRETLS PRDR", true},
+			"MAIL FROM:<a@b> SIZE=3 BODY=8BITMIME RET=FULL ENVID=x AUTH=<> SMTPUTF8 BY=9;R HOLDFOR=3 MT-PRIORITY=1 REQUIRETLS",
+			"MAIL FROM:<a@b> SIZE=3 BODY=8BITMIME RET=FULL ENVID=x AUTH=<> SMTPUTF8 BY=9;R HOLDFOR=3 MT-PRIORITY=1 REQUIRETLS", true},
+		{"PRDR is between the client and us", all, "MAIL FROM:<a@b> prdr SIZE=3", "MAIL FROM:<a@b> SIZE=3", true},
 		{"", all, "RCPT TO:<a@b> NOTIFY=NEVER ORCPT=rfc822;a@b RRVS=2014-04-03T23:01:00Z",
 			"RCPT TO:<a@b> NOTIFY=NEVER ORCPT=rfc822;a@b RRVS=2014-04-03T23:01:00Z", true},
 		{"", all, "MAIL FROM:<ä@b> SMTPUTF8 BODY=BINARYMIME", "MAIL FROM:<ä@b> SMTPUTF8 BODY=BINARYMIME", true},

@@ -63,6 +63,10 @@ func (r *Reader) ReadFlight(dst []Command) ([]Command, error) {
 	return dst, nil
 }
 
+// HasLine reports whether a complete line is buffered, so that ReadFlight would
+// not wait.
+func (r *Reader) HasLine() bool { return bytes.IndexByte(r.buf[r.r:r.w], '\n') >= 0 }
+
 // endsFlight reports whether something other than a command line may follow.
 func endsFlight(v Verb) bool {
 	switch v {

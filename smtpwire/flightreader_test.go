@@ -266,3 +266,23 @@ func BenchmarkReadFlight(b *testing.B) {
 		}
 	}
 }
+
+// A line that can be had without waiting is one that is here whole.
+func TestHasLine(t *testing.T) {
+	for _, tt := range []struct {
+		octets string
+		want   bool
+	}{{"", false}, {"EHLO x\r", false}, {"EHLO x\r\n", true}, {"EHLO x\r\nMAIL", true}} {
+		r := NewReader(strings.NewReader(tt.octets))
+		if r.HasLine() {
+			t.Errorf("%q: a line before anything was read", tt.octets)
+		}
+		_, _ = r.Poll() // io.EOF where there is nothing
+		if got := r.HasLine(); got != tt.want {
+			t.Errorf("%q: %t, want %t", tt.octets, got, tt.want)
+		}
+		if flight, err := r.ReadFlight(nil); tt.want && (err != nil || len(flight) != 1) {
+			t.Errorf("%q: %v, %v behind it", tt.octets, flight, err)
+		}
+	}
+}

@@ -159,6 +159,9 @@ func (p *Pipeline) EHLO() EHLO {
 // Confirmed reports whether the peer has accepted EHLO, LHLO or HELO.
 func (p *Pipeline) Confirmed() bool { return p.confirmed }
 
+// Greeted reports whether no greeting is outstanding.
+func (p *Pipeline) Greeted() bool { return p.greeted }
+
 // Early reports whether anything went out that only a peer with PIPECONNECT need
 // take: before the greeting, or besides EHLO before EHLO was answered. If it is
 // true, a refused greeting or EHLO may be the fault of our guess.

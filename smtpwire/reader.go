@@ -48,6 +48,7 @@ type Reader struct {
 	err    error // came with the last octets read; not yet returned
 	broken error // final, see above
 
+	changed  int  // octets of the line at which the code changed within a reply
 	skipped  int  // octets of an overlong command line consumed so far
 	skipVerb Verb // of that line
 }

@@ -65,6 +65,7 @@ func (r *Reader) ReadReply() (Reply, error) {
 		case what != "":
 		case len(reply.Lines) > 0 && code != reply.Code:
 			what = fmt.Sprintf("code changed from %d within a reply", reply.Code)
+			r.changed = len(line)
 		case len(reply.Lines) == MaxReplyLines:
 			what = "too many lines"
 		case octets > MaxReply:
@@ -79,6 +80,19 @@ func (r *Reader) ReadReply() (Reply, error) {
 			return reply, nil
 		}
 	}
+}
+
+// GoOn lets reading go on behind a reply that broke off, with the line of another
+// code that it broke off at. It reports whether that is what happened. Postscreen
+// greets clients that talk early so: it says "220-" and then what it thinks of
+// them. Which reply answers which command is for the caller to know.
+func (r *Reader) GoOn() bool {
+	if r.changed == 0 {
+		return false
+	}
+	r.r -= r.changed
+	r.changed, r.broken = 0, nil
+	return true
 }
 
 // parseReplyLine takes a line, LF included, apart. Unless what is empty it says

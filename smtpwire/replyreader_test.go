@@ -215,3 +215,35 @@ func BenchmarkReadReply(b *testing.B) {
 		}
 	}
 }
+
+// A reply that breaks off in another one ends the reading, unless somebody knows
+// better.
+func TestReaderGoOn(t *testing.T) {
+	whole := "220-mx.example ESMTP\r\n521-5.5.1 Protocol\r\n521 error\r\n250 ok\r\n"
+	for cut := range len(whole) {
+		r := NewReader(io.MultiReader(strings.NewReader(whole[:cut]), strings.NewReader(whole[cut:])))
+		if r.GoOn() {
+			t.Error("nothing broke off yet")
+		}
+		var broke *ReplyError
+		if _, err := r.ReadReply(); !errors.As(err, &broke) {
+			t.Fatalf("cut at %d: %v", cut, err)
+		}
+		if _, err := r.ReadReply(); !errors.As(err, &broke) {
+			t.Errorf("cut at %d: not final: %v", cut, err)
+		}
+		if !r.GoOn() || r.GoOn() {
+			t.Errorf("cut at %d: it goes on never, or twice", cut)
+		}
+		for _, want := range []string{"521 5.5.1 Protocol / error", "250 ok"} {
+			reply, err := r.ReadReply()
+			if got := fmt.Sprintf("%d %s", reply.Code, strings.Join(reply.Lines, " / ")); err != nil || got != want {
+				t.Errorf("cut at %d: %q, %v; want %q", cut, got, err, want)
+			}
+		}
+	}
+	r := NewReader(strings.NewReader("250-a\r\nnonsense\r\n250 ok\r\n"))
+	if _, err := r.ReadReply(); err == nil || r.GoOn() {
+		t.Errorf("it goes on behind nonsense: %v", err)
+	}
+}
