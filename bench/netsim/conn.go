@@ -22,6 +22,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	defer e.mu.Unlock()
 	for {
 		now := time.Now()
+		e.expire(now)
+		e.open(now)
 		switch {
 		case e.closed:
 			return 0, e.fail("read", net.ErrClosed)
@@ -40,9 +42,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 			return 0, io.EOF
 		case come(e.resetAt, now):
 			e.resetTold = true
-			return 0, e.fail("read", os.NewSyscallError("read", syscall.ECONNRESET))
+			return 0, e.fail("read", os.NewSyscallError("read", e.cause()))
 		}
-		e.changed.wait(e.mu, earliest(e.readBy, e.resetAt, e.next()))
+		e.changed.wait(e.mu, earliest(e.readBy, e.resetAt, e.next(), e.expiry(), e.opening()))
 	}
 }
 
@@ -53,6 +55,7 @@ func (c *Conn) Readable() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
+	e.expire(now)
 	return e.closed || e.unread(now) || e.finished(now) || come(e.resetAt, now)
 }
 
@@ -69,11 +72,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if err := e.writable(time.Now()); err != nil {
 			return 0, err
 		}
-		e.changed.wait(e.mu, earliest(e.writeBy, e.resetAt))
+		e.changed.wait(e.mu, earliest(e.writeBy, e.resetAt, e.expiry()))
 	}
 	e.writing = true
 	defer func() {
-		e.writing = false
+		e.writing, e.stalled = false, time.Time{}
 		e.changed.broadcast()
 	}()
 	sent := 0
@@ -82,10 +85,11 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if err := e.writable(now); err != nil {
 			return sent, err
 		}
-		if sent += e.send(p[sent:], now); sent == len(p) {
+		sent += e.put(p[sent:], now)
+		if sent == len(p) {
 			return sent, nil
 		}
-		e.changed.wait(e.mu, earliest(e.writeBy, e.resetAt, e.nextCredit()))
+		e.changed.wait(e.mu, earliest(e.writeBy, e.resetAt, e.nextCredit(), e.expiry(), e.opening()))
 	}
 }
 
@@ -98,7 +102,13 @@ func (c *Conn) CloseWrite() error {
 	if e.closed {
 		return e.fail("close", net.ErrClosed)
 	}
-	e.finish(time.Now())
+	now := time.Now()
+	if e.open(now) {
+		e.finish(now)
+	} else if !come(e.resetAt, now) {
+		e.breakOff()
+		e.giveUp(now, syscall.ECONNRESET)
+	}
 	e.changed.broadcast()
 	return nil
 }
@@ -114,9 +124,12 @@ func (c *Conn) Close() error {
 		return e.fail("close", net.ErrClosed)
 	}
 	now := time.Now()
-	if e.unread(now) {
+	switch {
+	case !e.open(now):
+		e.breakOff()
+	case e.unread(now):
 		e.reset(now)
-	} else {
+	default:
 		e.finish(now)
 	}
 	e.shut(now)
@@ -132,10 +145,15 @@ func (c *Conn) abort(at time.Time) {
 	e := c.end
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.closed {
-		e.reset(at)
-		e.shut(at)
+	if e.closed {
+		return
 	}
+	if e.open(at) {
+		e.reset(at)
+	} else {
+		e.breakOff()
+	}
+	e.shut(at)
 }
 
 // LocalAddr returns our address, a *net.TCPAddr.

@@ -22,16 +22,28 @@ type end struct {
 	addr    netip.AddrPort
 	peer    *end
 
-	inbox   []packet  // in order of arrival, on the way or unread
-	last    time.Time // arrival of the last one sent to us
-	resetAt time.Time // when a reset arrives, or zero
-	readBy  time.Time // deadlines, or zero
+	inbox   []packet      // in order of arrival, on the way or unread
+	last    time.Time     // arrival of the last one sent to us
+	resetAt time.Time     // when a reset arrives, or another failure ends it; or zero
+	why     syscall.Errno // what that is; zero: a reset
+	readBy  time.Time     // deadlines, or zero
 	writeBy time.Time
 
 	window  int      // octets that we may send now
 	credits []credit // octets that we may send later
 	sent    int      // segments with data
 	lost    int      // of them, those that will never arrive
+	unacked []written
+	acked   int64         // octets
+	limit   time.Duration // how long one of unacked may stay there, or zero
+	stalled time.Time     // since when a Write finds the window closed, or zero
+
+	syn      synState  // these are for who dialed fast
+	far      *Conn     // the other end, for the listener
+	called   time.Time // when the SYN left
+	answered time.Time // when the SYN-ACK leaves
+	opens    time.Time // when it arrives, or zero: never
+	carried  bool      // it acknowledges data
 
 	writing   bool // a Write is at work
 	ended     bool // no more Writes: our FIN or reset was sent
@@ -106,6 +118,7 @@ func (e *end) next() time.Time {
 // writable returns why there can be no Write, in the order in which a socket
 // looks for reasons.
 func (e *end) writable(now time.Time) error {
+	e.expire(now)
 	switch {
 	case e.closed:
 		return e.fail("write", net.ErrClosed)
@@ -119,7 +132,15 @@ func (e *end) writable(now time.Time) error {
 		return e.fail("write", os.NewSyscallError("write", syscall.EPIPE))
 	}
 	e.resetTold = true
-	return e.fail("write", os.NewSyscallError("write", syscall.ECONNRESET))
+	return e.fail("write", os.NewSyscallError("write", e.cause()))
+}
+
+// cause returns what ended the connection.
+func (e *end) cause() syscall.Errno {
+	if e.why == 0 {
+		return syscall.ECONNRESET
+	}
+	return e.why
 }
 
 // finArrived reports whether the peer is known to send no more, read or not.
@@ -148,6 +169,24 @@ func (e *end) nextCredit() time.Time {
 	return e.credits[0].at
 }
 
+// put sends as much of p as can be sent now, in the SYN if that was held back.
+func (e *end) put(p []byte, now time.Time) int {
+	switch {
+	case len(p) > 0 && e.syn == synHeld:
+		return e.call(p, now)
+	case len(p) > 0 && !e.open(now):
+		return 0
+	}
+	n := e.send(p, now)
+	switch {
+	case n == len(p):
+		e.stalled = time.Time{}
+	case e.stalled.IsZero() || n > 0:
+		e.stalled = now
+	}
+	return n
+}
+
 // send puts as much of p on the way, as one segment, as the window takes, and
 // returns how much that is.
 func (e *end) send(p []byte, now time.Time) int {
@@ -161,10 +200,13 @@ func (e *end) send(p []byte, now time.Time) int {
 	switch {
 	case !ok:
 		e.lost++
+		e.awaitAck(len(data), now, time.Time{})
 	case e.peer.closed:
 		e.lost++
+		e.awaitAck(len(data), now, time.Time{})
 		e.peer.reset(at)
 	default:
+		e.awaitAck(len(data), now, at)
 		e.peer.inbox = append(e.peer.inbox, packet{at: at, data: data})
 		e.peer.changed.broadcast()
 	}
@@ -199,6 +241,7 @@ func (e *end) reset(now time.Time) {
 // data of it is answered with a reset.
 func (e *end) shut(now time.Time) {
 	e.closed = true
+	e.peer.forsake(now)
 	for _, p := range e.inbox {
 		if !p.fin && p.at.After(now) {
 			e.peer.lost++

@@ -69,7 +69,7 @@ func (n *Network) listener(addr netip.AddrPort) *Listener {
 }
 
 // Accept waits for the next connection: one and a half round trips after its
-// Dial began. The connection is a *Conn. After Close the error wraps
+// Dial began, half of one where data came in the SYN. The connection is a *Conn. After Close the error wraps
 // net.ErrClosed.
 func (l *Listener) Accept() (net.Conn, error) {
 	l.mu.Lock()

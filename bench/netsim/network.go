@@ -67,9 +67,11 @@ type Network struct {
 	mu        sync.Mutex
 	listeners map[netip.AddrPort]*Listener
 	links     map[route]Link
-	busy      map[route]time.Time // until when the line sends what it already took
-	holes     map[netip.AddrPort]bool
-	ports     int // ephemeral ports given out so far
+	busy      map[route]time.Time          // until when the line sends what it already took
+	holes     map[netip.AddrPort]time.Time // since when
+	fastOpen  map[netip.AddrPort]bool      // listeners that take data in SYNs
+	cookies   map[route]bool               // who may send it where
+	ports     int                          // ephemeral ports given out so far
 }
 
 // route is one direction between two addresses.
@@ -104,9 +106,11 @@ func (n *Network) Blackhole(address string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.holes == nil {
-		n.holes = make(map[netip.AddrPort]bool)
+		n.holes = make(map[netip.AddrPort]time.Time)
 	}
-	n.holes[unmap(hole)] = true
+	if hole = unmap(hole); n.holes[hole].IsZero() {
+		n.holes[hole] = time.Now()
+	}
 }
 
 // Dial opens a connection from an IP address, with or without a port, to an
@@ -118,6 +122,13 @@ func (n *Network) Blackhole(address string) {
 // syscall.ECONNREFUSED, after one round trip; where nobody answers,
 // syscall.ETIMEDOUT after ConnectTimeout; else the error of ctx.
 func (n *Network) Dial(ctx context.Context, from, to string) (net.Conn, error) {
+	return n.dial(ctx, from, to, n.connect)
+}
+
+// A connector opens a connection between two addresses.
+type connector func(ctx context.Context, client, server netip.AddrPort) (*Conn, error)
+
+func (n *Network) dial(ctx context.Context, from, to string, connect connector) (net.Conn, error) {
 	server, err := netip.ParseAddrPort(to)
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: err}
@@ -126,7 +137,7 @@ func (n *Network) Dial(ctx context.Context, from, to string) (net.Conn, error) {
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(server), Err: err}
 	}
-	c, err := n.connect(ctx, client, unmap(server))
+	c, err := connect(ctx, client, unmap(server))
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: "tcp", Source: net.TCPAddrFromAddrPort(client),
 			Addr: net.TCPAddrFromAddrPort(server), Err: err}
@@ -138,14 +149,19 @@ func (n *Network) Dial(ctx context.Context, from, to string) (net.Conn, error) {
 // source address themselves, or leave it to the system: then it is from. The
 // network must be a kind of tcp.
 func (n *Network) Dialer(from string) func(ctx context.Context, network string, source netip.Addr, to string) (net.Conn, error) {
+	return n.dialer(from, n.connect)
+}
+
+func (n *Network) dialer(from string, connect connector) func(
+	ctx context.Context, network string, source netip.Addr, to string) (net.Conn, error) {
 	return func(ctx context.Context, network string, source netip.Addr, to string) (net.Conn, error) {
 		if !strings.HasPrefix(network, "tcp") {
 			return nil, &net.OpError{Op: "dial", Net: network, Err: net.UnknownNetworkError(network)}
 		}
 		if source.IsValid() {
-			return n.Dial(ctx, source.String(), to)
+			return n.dial(ctx, source.String(), to, connect)
 		}
-		return n.Dial(ctx, from, to)
+		return n.dial(ctx, from, to, connect)
 	}
 }
 

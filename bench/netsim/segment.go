@@ -101,5 +101,5 @@ func sending(size, bandwidth int64) time.Duration {
 
 // vanished reports whether nothing comes to or from an address. n.mu is held.
 func (n *Network) vanished(a netip.AddrPort) bool {
-	return n.holes[a] || n.holes[netip.AddrPortFrom(a.Addr(), 0)]
+	return !n.holes[a].IsZero() || !n.holes[netip.AddrPortFrom(a.Addr(), 0)].IsZero()
 }
