@@ -65,7 +65,7 @@ func (r *Resolver) resolve(ctx context.Context, q question) (*answer, error) {
 	a := &answer{name: q.name, secure: true}
 	for links := 0; ; {
 		part := question{a.name, q.qtype}
-		if known := r.cache.get(part, time.Now()); known != nil && part != q {
+		if known := r.cache.get(part, time.Now()); known != nil && part != q { // never a stale one
 			a.status, a.rrs, a.name = known.status, known.rrs, known.name
 			a.secure = a.secure && known.secure
 			a.expires = earlier(a.expires, known.expires)

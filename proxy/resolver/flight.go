@@ -17,27 +17,32 @@ type flight struct {
 
 // lookup answers q from the cache, or from a flight. The flight does not end with the caller who began it but when the last
 // one has gone: nobody fails because somebody else hung up.
-func (r *Resolver) lookup(ctx context.Context, q question) (*answer, error) {
+//
+// An answer whose time is over, or nearly, is asked for again beside that.
+func (r *Resolver) lookup(ctx context.Context, q question) (*answer, freshness, error) {
 	now := time.Now()
 	if isLocalhost(q.name) {
-		return localhost(q, now), nil
+		return localhost(q, now), fresh, nil
 	}
-	if a := r.cache.get(q, now); a != nil {
-		return a, nil
+	if a, age := r.cache.look(q, now); a != nil && (age != stale || !wantsFresh(ctx)) {
+		if age != fresh {
+			r.refresh(q, now)
+		}
+		return a, age, nil
 	}
 	if ctx.Err() != nil {
-		return nil, stopped(ctx, q)
+		return nil, fresh, stopped(ctx, q)
 	}
 	a, f := r.join(q)
 	if a != nil {
-		return a, nil
+		return a, fresh, nil
 	}
 	select {
 	case <-f.done:
-		return f.a, f.err
+		return f.a, fresh, f.err
 	case <-ctx.Done():
 		r.leave(q, f)
-		return nil, stopped(ctx, q)
+		return nil, fresh, stopped(ctx, q)
 	}
 }
 
@@ -53,11 +58,18 @@ func (r *Resolver) join(q question) (*answer, *flight) {
 	if a := r.cache.get(q, time.Now()); a != nil {
 		return a, nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.total)
-	f := &flight{done: make(chan struct{}), cancel: cancel, waiting: 1}
-	r.flights[q] = f
-	go r.fly(ctx, q, f)
+	f, fly := r.depart(context.Background(), q)
+	go fly()
 	return nil, f
+}
+
+// depart makes a flight for q, with one passenger, and gives what is to be run for it. It ends with ctx, or when the time for a
+// whole look-up is over. r.mu is held.
+func (r *Resolver) depart(ctx context.Context, q question) (f *flight, fly func()) {
+	ctx, cancel := context.WithTimeout(ctx, r.total)
+	f = &flight{done: make(chan struct{}), cancel: cancel, waiting: 1}
+	r.flights[q] = f
+	return f, func() { r.fly(ctx, q, f) }
 }
 
 // leave takes one caller off f, and ends it when that was the last.

@@ -210,8 +210,13 @@ func TestExpiry(t *testing.T) {
 					ask(2)
 					return
 				}
-				time.Sleep(tt.want - time.Nanosecond)
+				early := tt.want / prefetchPart // then it is asked for in the background
+				time.Sleep(tt.want - early)
 				ask(1)
+				time.Sleep(early - time.Nanosecond)
+				if r.cache.get(question{"x.example.", dns.TypeA}, time.Now()) == nil {
+					t.Error("gone before its time")
+				}
 				time.Sleep(time.Nanosecond)
 				ask(2)
 			})
@@ -224,7 +229,7 @@ func TestCacheBounds(t *testing.T) {
 	entry := func(size int) *answer { return &answer{size: size, expires: now.Add(time.Hour)} }
 	q := func(i int) question { return question{name: fmt.Sprint(i)} }
 
-	c := newCache(3, 1000)
+	c := newCache(3, 1000, 0)
 	for i := range 3 {
 		c.put(q(i), entry(1), now)
 	}
@@ -236,7 +241,7 @@ func TestCacheBounds(t *testing.T) {
 		}
 	}
 
-	c = newCache(100, 1000)
+	c = newCache(100, 1000, 0)
 	for i := range 10 {
 		c.put(q(i), entry(300), now)
 		c.put(q(i), entry(300), now) // again: replaces

@@ -129,6 +129,7 @@ func both(v4 Result[netip.Addr], err4 error, v6 Result[netip.Addr], err6 error) 
 	}
 	res.Records = append(slices.Clip(v4.Records), v6.Records...)
 	res.Secure = v4.Secure && v6.Secure
+	res.Stale = v4.Stale || v6.Stale
 	res.Expires = earlier(v4.Expires, v6.Expires)
 	switch {
 	case len(res.Records) > 0:
@@ -174,11 +175,11 @@ func find[T any](ctx context.Context, r *Resolver, name string, qtype uint16, ta
 	if !ok {
 		return Result[T]{}, notFound(clip(name), "not a domain name", true)
 	}
-	a, err := r.lookup(ctx, q)
+	a, age, err := r.lookup(ctx, q)
 	if err != nil {
 		return Result[T]{}, err // a *net.DNSError
 	}
-	res := Result[T]{Secure: a.secure, Name: plainName(a.name), Expires: a.expires}
+	res := Result[T]{Secure: a.secure, Stale: age == stale, Name: plainName(a.name), Expires: a.expires}
 	for _, rr := range a.rrs {
 		if record, ok := take(rr); ok {
 			res.Records = append(res.Records, record)

@@ -4,7 +4,8 @@
 // the answer is too long. A look-up takes these steps, each in the file of its name:
 //
 //  1. name:    the name is brought into the form that the wire has
-//  2. cache:   an answer that is still good, be it a "no", ends the look-up
+//  2. cache:   an answer that is still good, be it a "no", ends the look-up; so does a mail host's that was good until lately,
+//     and then one asks anew in the background (stale)
 //  3. flight:  a look-up of the same question that is under way is shared
 //  4. ask:     the servers are tried in order, each try with a deadline
 //  5. wire:    one question to one server; what does not match the question is not heard
@@ -74,6 +75,10 @@ type Config struct {
 	// the zone sets in its SOA record. Defaults 5 s and 15 min. An answer without that record is not remembered.
 	MinNegativeTTL, MaxNegativeTTL time.Duration
 
+	// MaxStale is for how long MX hosts and addresses are still given when their time is over, while they are asked for anew in
+	// the background: see [Result.Stale] and [Fresh]. Default 0: never. See also [DefaultStale].
+	MaxStale time.Duration
+
 	// Dial opens a connection to a server; network is "udp" or "tcp". On a "udp" connection one Write is one datagram and
 	// so is one Read. Nil: a zero net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
@@ -88,13 +93,17 @@ type Result[T any] struct {
 	// crossed a network is worth nothing. Where it matters, configure validating servers on loopback and no others.
 	// See https://www.rfc-editor.org/rfc/rfc6840#section-5.8
 	Secure bool
+	// Stale tells that the time of the answer is over ([Config.MaxStale]). What Secure says is how it was when it was had: who
+	// can keep us from asking anew cannot make a name look as if it had never been signed.
+	Stale bool
 	// Name is where the records were found once all aliases were followed: lower case, without a final dot.
 	Name string
-	// Expires is the time until which the answer holds.
+	// Expires is the time until which the answer holds, or held.
 	Expires time.Time
 }
 
-// Resolver looks names up. Make one with [New]; it is safe for concurrent use, and idle it owns nothing that must be closed.
+// Resolver looks names up. Make one with [New]; it is safe for concurrent use. Idle it owns nothing that must be closed: what it
+// does in the background ends by itself, or with [Resolver.Close].
 type Resolver struct {
 	timeout  time.Duration
 	total    time.Duration
@@ -107,15 +116,21 @@ type Resolver struct {
 	servers *servers
 	cache   *cache
 
-	mu      sync.Mutex // guards flights and the fields of each flight that say so
-	flights map[question]*flight
+	base       context.Context // of what goes on in the background
+	stop       context.CancelFunc
+	background sync.WaitGroup
+
+	mu        sync.Mutex // guards flights and the fields of each flight that say so
+	flights   map[question]*flight
+	refreshes int // flights in the background
+	closed    bool
 }
 
 // New checks cfg and fills in its defaults. It reads /etc/resolv.conf where cfg names no servers, once.
 func New(cfg Config) (*Resolver, error) {
 	for name, d := range map[string]time.Duration{
 		"Timeout": cfg.Timeout, "Total": cfg.Total, "MaxTTL": cfg.MaxTTL,
-		"MinNegativeTTL": cfg.MinNegativeTTL, "MaxNegativeTTL": cfg.MaxNegativeTTL,
+		"MinNegativeTTL": cfg.MinNegativeTTL, "MaxNegativeTTL": cfg.MaxNegativeTTL, "MaxStale": cfg.MaxStale,
 	} {
 		if d < 0 {
 			return nil, fmt.Errorf("resolver: %s is negative", name)
@@ -148,12 +163,13 @@ func New(cfg Config) (*Resolver, error) {
 		profile: newProfile(),
 		slots:   make(chan struct{}, or(cfg.MaxQueries, 256)),
 		servers: servers,
-		cache:   newCache(or(cfg.CacheEntries, 10000), maxCacheBytes),
+		cache:   newCache(or(cfg.CacheEntries, 10000), maxCacheBytes, cfg.MaxStale),
 		flights: make(map[question]*flight),
 	}
 	if r.life.minNegative > r.life.maxNegative {
 		return nil, fmt.Errorf("resolver: MinNegativeTTL (%v) exceeds MaxNegativeTTL (%v)", r.life.minNegative, r.life.maxNegative)
 	}
+	r.base, r.stop = context.WithCancel(context.Background())
 	if r.dial == nil {
 		r.dial = new(net.Dialer).DialContext
 	}
