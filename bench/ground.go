@@ -39,6 +39,8 @@ type place interface {
 	addr() netip.Addr
 	listen(ctx context.Context, address string) (net.Listener, error)
 	dial(ctx context.Context, network string, local netip.Addr, address string) (net.Conn, error)
+	// dialFast is dial for who speaks first: what is written first may ride in the SYN.
+	dialFast(ctx context.Context, network string, local netip.Addr, address string) (net.Conn, error)
 	// do runs f so that the processes which it starts live here.
 	do(f func() error) error
 }

@@ -25,15 +25,16 @@ const simTraceData = 4 << 10
 
 // simGround is netsim, in real or in virtual time.
 type simGround struct {
-	net *netsim.Network
+	net  *netsim.Network
+	fast bool // who listens takes data in SYNs
 
 	mu    sync.Mutex
 	seen  []meter.Segment
 	count map[[2]netip.AddrPort]uint32 // octets so far, by direction
 }
 
-func newSimGround() *simGround {
-	g := &simGround{net: netsim.New(), count: make(map[[2]netip.AddrPort]uint32)}
+func newSimGround(fast bool) *simGround {
+	g := &simGround{net: netsim.New(), fast: fast, count: make(map[[2]netip.AddrPort]uint32)}
 	g.net.TraceData = simTraceData
 	g.net.Trace = g.trace
 	return g
@@ -105,11 +106,16 @@ type simPlace struct {
 func (p simPlace) addr() netip.Addr { return netip.MustParseAddr(p.host) }
 
 func (p simPlace) listen(_ context.Context, address string) (net.Listener, error) {
+	p.ground.net.SetFastOpen(address, p.ground.fast)
 	return p.ground.net.Listen(address)
 }
 
 func (p simPlace) dial(ctx context.Context, network string, local netip.Addr, address string) (net.Conn, error) {
 	return p.ground.net.Dialer(p.host)(ctx, network, local, address)
+}
+
+func (p simPlace) dialFast(ctx context.Context, network string, local netip.Addr, address string) (net.Conn, error) {
+	return p.ground.net.FastDialer(p.host)(ctx, network, local, address)
 }
 
 func (p simPlace) do(f func() error) error { return f() }

@@ -11,12 +11,14 @@ import (
 
 	"slipstream/bench/meter"
 	"slipstream/bench/wan"
+	"slipstream/proxy"
 )
 
 // wanGround is a link of package wan.
 type wanGround struct {
 	link  *wan.Link
 	shape wan.Shape
+	fast  bool
 	file  *os.File // the capture, if there is one
 }
 
@@ -40,11 +42,11 @@ func newWANGround(ctx context.Context, shape wan.Shape, mtu int, tfo bool) (*wan
 	if err != nil {
 		return nil, err
 	}
-	return &wanGround{link: link, shape: shape}, nil
+	return &wanGround{link: link, shape: shape, fast: tfo}, nil
 }
 
-func (g *wanGround) near() place { return wanPlace{g.link.Near()} }
-func (g *wanGround) far() place  { return wanPlace{g.link.Far()} }
+func (g *wanGround) near() place { return wanPlace{g.link.Near(), g.fast} }
+func (g *wanGround) far() place  { return wanPlace{g.link.Far(), g.fast} }
 
 func (g *wanGround) setRTT(rtt time.Duration, seed uint64) error {
 	g.shape.Delay, g.shape.Seed = rtt/2, seed
@@ -93,16 +95,31 @@ func (g *wanGround) close() error {
 	return err
 }
 
-type wanPlace struct{ *wan.Side }
+type wanPlace struct {
+	*wan.Side
+	fast bool // who listens takes data in SYNs
+}
 
 func (p wanPlace) addr() netip.Addr { return p.Addr() }
 
 func (p wanPlace) listen(ctx context.Context, address string) (net.Listener, error) {
-	return p.Listen(ctx, "tcp", address)
+	ln, err := p.Listen(ctx, "tcp", address)
+	if err == nil && p.fast {
+		offerFastOpen(ln)
+	}
+	return ln, err
 }
 
 func (p wanPlace) dial(ctx context.Context, network string, local netip.Addr, address string) (net.Conn, error) {
 	return p.Dial(ctx, network, local, address)
+}
+
+func (p wanPlace) dialFast(ctx context.Context, network string, local netip.Addr, address string) (conn net.Conn, err error) {
+	err = p.Do(func() (err error) {
+		conn, err = proxy.DialFast(ctx, network, local, address)
+		return err
+	})
+	return conn, err
 }
 
 func (p wanPlace) do(f func() error) error { return p.Do(f) }

@@ -184,6 +184,11 @@ func (l *lab) prime(ctx context.Context) error {
 		if err := l.sender.hangUp(); err != nil {
 			return err
 		}
+		if l.proxy != nil {
+			if err := l.proxy.renew(ctx); err != nil {
+				return err
+			}
+		}
 		l.ground.forget()
 	}
 	for range primers {

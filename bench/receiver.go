@@ -53,7 +53,7 @@ func (l *lab) referenceServer(ctx context.Context, at place, address netip.AddrP
 		s.StrictLockstep = true
 	} else {
 		s.Keywords = refpeer.Modern()
-		s.Keywords.PipeConnect = l.scenario.Client == Early || like == string(mta.Exim)
+		s.Keywords.PipeConnect = l.scenario.Client == Early || l.scenario.State == Known || like == string(mta.Exim)
 	}
 	if channel.tls() {
 		s.TLS = &tls.Config{Certificates: []tls.Certificate{l.cert.pair}, MaxVersion: tlsVersion(channel)}

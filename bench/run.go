@@ -137,11 +137,8 @@ func (r *run) group(ctx context.Context, cells []Cell) error {
 
 // impossible says why a path cannot be measured here; "" if it can.
 func (r *run) impossible(s Scenario, p Path) string {
-	if why := s.Missing(p); why != "" {
-		return why
-	}
-	if s.FastOpen && r.options.Ground == Sim {
-		return "the simulated network has no Fast Open"
+	if s.FastOpen && p == Direct && r.options.Ground == Sim {
+		return "the reference client does no Fast Open on the simulated network"
 	}
 	return ""
 }
@@ -237,7 +234,7 @@ func (o *Options) ground(ctx context.Context, tfo bool) (ground, error) {
 		}
 		return g, nil
 	case Sim:
-		return newSimGround(), nil
+		return newSimGround(tfo), nil
 	}
 	return nil, fmt.Errorf("bench: no ground %q", o.Ground)
 }

@@ -77,7 +77,7 @@ const (
 func Paths() []Path { return []Path{Direct, Through} }
 
 // Trips is what a small message takes by the arithmetic of the protocols, in round trips of the link from the first SYN to
-// the final reply (on a warm connection from the first octet); 0 where a path is not there.
+// the final reply (on a warm connection from the first octet).
 type Trips struct{ Direct, Through int }
 
 // Of returns the trips of one path.
@@ -112,21 +112,6 @@ func (s Scenario) Name() string {
 	return strings.Join([]string{string(s.Direction), string(s.Channel), state, string(s.Client) + "-" + string(s.Server)}, "/")
 }
 
-// Missing says why a path cannot be measured; "" where it can.
-func (s Scenario) Missing(p Path) string {
-	switch {
-	case p == Direct:
-		return ""
-	case s.FastOpen:
-		return "Slipstream does no Fast Open yet"
-	case s.State == Known:
-		return "Slipstream does no early pipelining yet"
-	case s.State == Warm && s.Direction == Outbound:
-		return "Slipstream keeps no connection from one session of the MTA to the next yet"
-	}
-	return ""
-}
-
 // Remarks are what to know of a scenario's figures beforehand.
 func (s Scenario) Remarks() []string {
 	var all []string
@@ -134,9 +119,9 @@ func (s Scenario) Remarks() []string {
 		all = append(all, "Postfix leaves Nagle's algorithm on: inside TLS 1.3 its client's first command, and its server's first "+
 			"reply, wait until what the handshake sent last is acknowledged, which is a trip more than the protocols ask for")
 	}
-	if s.Direction == Outbound && s.Channel != Implicit && (s.Client == Chunking || s.Client == Exim) {
-		all = append(all, "An outbound door that goes by MX offers no CHUNKING unless its configuration says so, which costs a "+
-			"client that would use it a trip")
+	if s.Direction == Outbound && s.Channel == Clear && s.State == Known {
+		all = append(all, `Slipstream is told that there is no TLS to be had (tls = "none"); with "may" it would let the text wait `+
+			"until the server has shown that it still offers none, which takes a trip more")
 	}
 	return all
 }

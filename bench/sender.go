@@ -54,8 +54,10 @@ func (l *lab) speaksLike() Client {
 	switch {
 	case l.scenario.Client == Postfix:
 		return Pipelining
-	case l.scenario.State == FirstContact || l.scenario.Server == OldServer:
+	case l.scenario.State == FirstContact:
 		return Chunking
+	case l.scenario.Server == OldServer && (l.path == Direct || l.scenario.Direction == Outbound):
+		return Chunking // or what it can; an inbound door of ours offers all there is
 	}
 	return Early
 }
@@ -83,8 +85,11 @@ func (l *lab) referenceClient(at place, to netip.AddrPort, channel Channel, kind
 	if l.path == Through && l.scenario.Direction == Inbound {
 		c.tell = l.heard.tell // the other end of the link is Slipstream, which does not talk
 	}
+	if kind == Early && l.path == Through && l.scenario.Direction == Outbound {
+		c.kind, kind = Chunking, Chunking // our outbound door is beside it, and takes no early talk
+	}
 	modern := kind == Chunking || kind == Early
-	c.keeps = modern && l.scenario.State == Warm
+	c.keeps = modern && l.scenario.State == Warm && like == "" // Exim does not, between two queue runs
 	c.oldest = kind == Old && !channel.tls()
 	if channel.tls() {
 		c.connect = channel == Implicit

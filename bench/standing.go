@@ -32,6 +32,9 @@ func (l *lab) stand(ctx context.Context, config *proxy.Config) (*standing, error
 	s := &standing{config: config, options: proxy.Options{
 		Log: l.options.Log, Metrics: proxy.NewMetrics(prometheus.NewRegistry()), Resolver: zone{l.ground.far().addr()}, Dial: here.dial, Listen: here.listen,
 	}}
+	if l.scenario.FastOpen {
+		s.options.DialFast = here.dialFast
+	}
 	if err := s.start(ctx); err != nil {
 		return nil, err
 	}
@@ -99,9 +102,29 @@ func (l *lab) outboundDoor(at netip.AddrPort) *proxy.Config {
 		out.Route, out.Offer, out.TLS = "", nil, "encrypt"
 		out.Relay = proxy.Endpoint{Host: l.target.Addr().String(), Port: smtpPort, TLS: true}
 	}
+	l.adjust(&out)
 	c := l.proxyConfig()
 	c.Outbound = []proxy.OutboundConfig{out}
 	return c
+}
+
+// adjust has an outbound door show what the scenario is about: no connection is kept unless it is to be warm, and Fast
+// Open is on where it is on at the other end.
+func (l *lab) adjust(out *proxy.OutboundConfig) {
+	s := l.scenario
+	if s.State != Warm {
+		out.PoolIdle = 0
+	}
+	if s.Channel == Clear && s.State == Known {
+		out.TLS = "none" // else the text waits until there is no STARTTLS
+	}
+	if s.FastOpen {
+		out.FastOpen = "commands"
+		out.PostQuantum = s.Channel != Implicit // its first message does not fit into a SYN
+	}
+	if s.FastOpen && s.Channel == Clear {
+		out.FastOpen = "message"
+	}
 }
 
 // inboundDoor stands in front of a backend. The reference server takes mail for anywhere, which is what BackendTrustsUs

@@ -119,6 +119,7 @@ func (p *Proxy) serve(d *door, implicit bool, w *wire, from, to netip.AddrPort) 
 	defer p.wires.remove(w)
 	s := d.newSession(p.base, w, newSessionID(p.ids.Add(1)), from, to)
 	if !p.enter(s) {
+		p.turnAway(d, w, from, d.shuttingDown())
 		return
 	}
 	defer p.leave(s)
@@ -191,6 +192,9 @@ func (c *proxiedConn) Read(p []byte) (int, error) {
 	}
 	return c.r.Read(p[:min(len(p), c.r.Buffered())])
 }
+
+// Readable tells whether a read would return at once.
+func (c *proxiedConn) Readable() bool { return c.r != nil && c.r.Buffered() > 0 || readable(c.Conn) }
 
 // CloseWrite passes a half-close on.
 func (c *proxiedConn) CloseWrite() error {

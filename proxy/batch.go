@@ -15,6 +15,7 @@ type batch struct {
 	cmds  []smtpwire.Command
 	slots []smtpwire.Reply
 	rcpts []*recipient // of the slots that recipients are asked in
+	mute  bool         // nothing of it is for the client now
 	said  int          // slots written already, because the rest took long
 }
 
@@ -31,7 +32,7 @@ func (b *batch) fill(i int, r smtpwire.Reply) (gone bool) {
 		return true // it was answered before, and that stands
 	}
 	b.slots[i] = r
-	if time.Since(b.s.spoke) > slowReply {
+	if !b.mute && time.Since(b.s.spoke) > slowReply {
 		b.release()
 		_ = b.s.flush() // kept in the session; the caller sees it
 	}
@@ -58,6 +59,9 @@ func (b *batch) clear(slots []int) bool {
 func (b *batch) now() (gone bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.mute {
+		return false
+	}
 	b.release()
 	_ = b.s.flush() // kept in the session; the caller sees it
 	return b.said > 0

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -71,10 +72,12 @@ func (p *Proxy) newDoor(cfg *Config, name string, minTLS TLSVersion, roots autho
 		limits: &cfg.Limits, times: &cfg.Timeouts,
 		log: p.log, metrics: p.metrics, gate: p.gate, wires: p.wires, dns: p.dns, done: p.done,
 		caller: &caller{
-			hostname: cfg.Hostname, dial: p.dial, times: &cfg.Timeouts,
+			hostname: cfg.Hostname, dial: p.dial, dialFast: p.fast, times: &cfg.Timeouts,
 			roots: roots.pool, minTLS: uint16(minTLS), announce: announceNone, wires: p.wires, isOwn: p.isOwn,
-			memory: memory{store: p.store, trust: roots.digest, balanced: cfg.Store.LoadBalanced,
+			memory: memory{store: p.store, resume: true, trust: roots.digest, balanced: cfg.Store.LoadBalanced,
 				log: p.log.With(zap.String("door", name))},
+			door: name, pool: p.pool,
+			misled:  func() { p.metrics.misled(name) },
 			resumed: func(bits int) { p.metrics.resumed(name, legHop, bits) },
 		},
 		office: &ticketOffice{tickets: p.tickets, shy: p.shy, hold: cfg.Tickets.Hold, learn: cfg.Tickets.Learn},
@@ -89,7 +92,8 @@ func (p *Proxy) inboundDoor(cfg *Config, conf *InboundConfig) (*door, error) {
 	d := p.newDoor(cfg, conf.Name, tls12, roots)
 	d.inbound, d.static = true, true
 	d.addReceived, d.allow, d.proxied = conf.AddReceived, conf.Allow, conf.ProxyProtocolFrom
-	d.caller.announce = conf.ClientAddress
+	d.early = conf.PipeconnectAdvertiseHosts
+	d.caller.announce, d.caller.warm = conf.ClientAddress, conf.poolLimits()
 	if err := d.useCertificate(conf.TLSCert, conf.TLSKey, conf.TLSMinVersion); err != nil {
 		return nil, err
 	}
@@ -115,10 +119,14 @@ func (p *Proxy) outboundDoor(cfg *Config, conf *OutboundConfig) (*door, error) {
 	d := p.newDoor(cfg, conf.Name, conf.TLSMinVersion, roots)
 	d.lmtp = conf.Protocol == "lmtp"
 	d.addReceived, d.allow = conf.AddReceived, conf.Allow
-	d.caller.sources = conf.SourceAddress
-	if !conf.Resume {
-		d.caller.memory.store = nil
+	d.caller.sources, d.caller.warm = conf.SourceAddress, conf.poolLimits()
+	d.caller.memory.resume = conf.Resume
+	d.caller.hostsPipeConnect = conf.HostsPipeConnect
+	d.caller.fastOpen = conf.FastOpen
+	if !conf.PostQuantum {
+		d.caller.curves = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384}
 	}
+	d.lateVerdict, d.controlShare, d.connectAhead = conf.LateVerdict, conf.ControlShare, conf.ConnectAhead
 	if err := d.useCertificate(conf.TLSCert, conf.TLSKey, conf.TLSMinVersion); err != nil {
 		return nil, err
 	}

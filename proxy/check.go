@@ -69,6 +69,9 @@ func Check(ctx context.Context, cfg *Config, o CheckOptions, report func(Finding
 		c.authorities(d.Name, d.TLSCAFile)
 		c.ports(ctx, d.Name, d.Listen)
 	}
+	if bits, ok := fastOpenBits(); ok {
+		c.fastOpen(bits)
+	}
 	c.admin(ctx)
 	if !o.Offline {
 		c.dns(ctx)

@@ -208,6 +208,23 @@ func (c *check) greeting(ctx context.Context, a netip.AddrPort) string {
 	return r.String()
 }
 
+// fastOpen compares what the doors would like to have in SYNs with what the system lets them.
+func (c *check) fastOpen(bits int) {
+	const about = "fastopen"
+	for _, d := range c.cfg.Inbound {
+		if d.FastOpen && bits&fastOpenServer == 0 { // a default, and nothing is worse than without
+			c.say(Fine, about, "%s: %s = %d lets no client send data in its SYN; %d would", d.Name, fastOpenSetting, bits,
+				bits|fastOpenServer)
+		}
+	}
+	for _, d := range c.cfg.Outbound {
+		if d.FastOpen != "off" && bits&fastOpenClient == 0 {
+			c.say(Doubtful, about, "%s: %s = %d does not let us send data in a SYN, so fastopen = %s does nothing; set it to %d",
+				d.Name, fastOpenSetting, bits, quoted(d.FastOpen), bits|fastOpenClient)
+		}
+	}
+}
+
 // spool checks the directory for large bodies.
 func (c *check) spool() {
 	const about = "spool"

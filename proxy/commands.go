@@ -83,12 +83,17 @@ func (s *session) hello(c smtpwire.Command) {
 	}
 	s.mailed = false
 	s.client.helo, s.client.esmtp = c.Arg, c.Verb != smtpwire.VerbHelo
-	offer := smtpwire.NewEHLO(s.door.hostname)
+	o := &offer{ours: smtpwire.NewEHLO(s.door.hostname)}
+	licence := o.ours
 	if s.client.esmtp {
-		offer = s.door.offer(s.client.tls != nil)
+		o = s.door.offer(s.client.addr.Addr(), s.client.tls != nil)
+		s.client.early = s.client.early || s.behind
+		if licence = o.ours; s.client.early {
+			licence = o.ever
+		}
 	}
-	s.seq.Offered(offer)
-	s.reply(c, offer.Reply())
+	s.seq.Offered(licence)
+	s.reply(c, o.ours.Reply())
 }
 
 // startTLS secures the connection. Whatever the client sent behind the command

@@ -83,6 +83,12 @@ type DNSConfig struct {
 	// Timeout is how long one question may take, over all servers and tries.
 	// Default: "5s".
 	Timeout time.Duration `toml:"timeout" max:"1m"`
+
+	// ServeStale is for how long MX hosts and addresses whose TTL has run out are
+	// still used, so that mail does not wait while they are asked for anew
+	// (https://www.rfc-editor.org/rfc/rfc8767). What policies go by is never so
+	// used. "0s" switches it off. Default: "1h".
+	ServeStale time.Duration `toml:"serve_stale" min:"0s" max:"24h"`
 }
 
 // StoreConfig says what may be remembered about peers, in StateDir: TLS sessions
@@ -146,6 +152,11 @@ type LimitsConfig struct {
 	// IPv4 address or one IPv6 /64, the least that a customer is given. The MTA
 	// at an outbound door is not counted so. Default: 100.
 	MaxConnectionsPerClient int `toml:"max_connections_per_client" max:"1000000"`
+
+	// MaxIdleConnections is how many connections to next hops are kept while
+	// nobody uses them, over all doors. Where there are more, the longest idle
+	// to the destination that has most is ended. Default: 500.
+	MaxIdleConnections int `toml:"max_idle_connections" max:"1000000"`
 
 	// MaxMessageSize is the largest message text in octets, offered as SIZE
 	// (https://www.rfc-editor.org/rfc/rfc1870#section-4) unless the next hop
@@ -303,6 +314,30 @@ type InboundConfig struct {
 	// Default: "none".
 	ClientAddress string `toml:"client_address" oneof:"none xclient proxy-v1 proxy-v2"`
 
+	// PoolIdle is how long a connection to the backend is kept for the next
+	// client; "0s" keeps none beyond a session. What an MTA holds against a
+	// connection (errors, too many messages, rules from before its reload) would
+	// be held against the next client. Default: "0s".
+	PoolIdle time.Duration `toml:"pool_idle" min:"0s" max:"5m"`
+
+	// PoolSize is how many idle connections to one destination are kept.
+	// Default: 10.
+	PoolSize int `toml:"pool_size" max:"1000"`
+
+	// PoolMessages is how many transactions one connection may carry. A hop that
+	// says less in EHLO (https://www.rfc-editor.org/rfc/rfc9422) has its way.
+	// Default: 100.
+	PoolMessages int `toml:"pool_messages" max:"1000000"`
+
+	// PoolAge is how old a connection may become before it is used no more.
+	// Default: "5m".
+	PoolAge time.Duration `toml:"pool_age" max:"24h"`
+
+	// HopConnections is how many connections to one address may be open at a
+	// time, idle ones included; transactions beyond that wait for their turn, at
+	// most timeouts.setup. Default: 0, any number.
+	HopConnections int `toml:"hop_connections" min:"0" max:"1000000"`
+
 	// ProxyProtocolFrom are the networks whose connections must begin with a
 	// PROXY header, version 1 or 2, which is believed. Default: none.
 	ProxyProtocolFrom Prefixes `toml:"proxy_protocol_from"`
@@ -316,15 +351,29 @@ type InboundConfig struct {
 	// or "1.3". Default: "1.2".
 	TLSMinVersion TLSVersion `toml:"tls_min_version"`
 
-	// Allow are the networks that may connect; others hear 554.
+	// Allow are the networks that may connect; others hear 421.
 	// Default: ["0.0.0.0/0", "::/0"], everyone.
 	Allow Prefixes `toml:"allow"`
+
+	// PipeconnectAdvertiseHosts are the networks whose clients are told that they
+	// need not wait for our greeting the next time (PIPECONNECT,
+	// https://datatracker.ietf.org/doc/html/draft-harris-early-pipe-01), which
+	// spares them two trips, with STARTTLS three. Whoever talks early is served,
+	// told or not. Not to be used where servers that are not configured alike
+	// share one address. Default: ["0.0.0.0/0", "::/0"], everyone; empty: nobody.
+	PipeconnectAdvertiseHosts Prefixes `toml:"pipeconnect_advertise_hosts"`
 
 	// AddReceived puts a Received field of ours on top of each message, as
 	// https://www.rfc-editor.org/rfc/rfc5321#section-4.4 asks of a relay. Since
 	// the backend sees only us, it is also the place where the client's address
 	// is kept. Default: true.
 	AddReceived bool `toml:"add_received"`
+
+	// FastOpen lets clients that were here before send data in their SYN
+	// (https://www.rfc-editor.org/rfc/rfc7413), where the system's
+	// net.ipv4.tcp_fastopen lets servers take it; else it does nothing.
+	// Default: true.
+	FastOpen bool `toml:"fastopen"`
 }
 
 // OutboundConfig is a door from the MTA to the world.
@@ -384,6 +433,68 @@ type OutboundConfig struct {
 	// Resume offers peers the TLS sessions that they gave us before, which spares
 	// both sides the costly part of the handshake. Default: true.
 	Resume bool `toml:"resume"`
+
+	// PostQuantum offers peers a key exchange that a quantum computer would not
+	// break either, X25519MLKEM768. It makes the first message of a handshake
+	// larger than what fits into a SYN, so that Fast Open spares TLS on connect
+	// no trip. Default: true.
+	PostQuantum bool `toml:"post_quantum"`
+
+	// HostsPipeConnect are the networks of hops that may be spoken to early:
+	// where a hop offered PIPECONNECT before, the next connection does not wait
+	// for its greeting. Default: ["0.0.0.0/0", "::/0"], everyone; [] for nobody.
+	HostsPipeConnect Prefixes `toml:"hosts_pipe_connect"`
+
+	// LateVerdict answers the one recipient of a transaction before the hop did
+	// where the client's text follows anyway, so that both travel in one flight
+	// and the final reply speaks for the recipient too; with Protocol "lmtp",
+	// or where an SMTP client asks for PRDR, which is offered, every recipient.
+	// Default: true.
+	LateVerdict bool `toml:"late_verdict"`
+
+	// ConnectAhead begins to connect to a hop while the MTA is still writing: at
+	// MAIL where there is a relay, and where LateVerdict answers RCPT. Default:
+	// true.
+	ConnectAhead bool `toml:"connect_ahead"`
+
+	// ControlShare is the share of transactions that are sent without any of
+	// what makes them fast, so that the gain can be seen in the log and in
+	// metrics: from 0 to 1. Default: 0.
+	ControlShare float64 `toml:"control_share"`
+
+	// PoolIdle is how long a connection to a hop is kept for the next transaction
+	// of any client, when one is over; "0s" keeps none. Those who are on the
+	// other side wait for five minutes at least
+	// (https://www.rfc-editor.org/rfc/rfc5321#section-4.5.3.2.7).
+	// Default: "30s".
+	PoolIdle time.Duration `toml:"pool_idle" min:"0s" max:"5m"`
+
+	// PoolSize is how many idle connections to one destination are kept.
+	// Default: 10.
+	PoolSize int `toml:"pool_size" max:"1000"`
+
+	// PoolMessages is how many transactions one connection may carry. A hop that
+	// says less in EHLO (https://www.rfc-editor.org/rfc/rfc9422) has its way.
+	// Default: 100.
+	PoolMessages int `toml:"pool_messages" max:"1000000"`
+
+	// PoolAge is how old a connection may become before it is used no more.
+	// Default: "5m".
+	PoolAge time.Duration `toml:"pool_age" max:"24h"`
+
+	// HopConnections is how many connections to one address may be open at a
+	// time, idle ones included; transactions beyond that wait for their turn, at
+	// most timeouts.setup. Default: 0, any number.
+	HopConnections int `toml:"hop_connections" min:"0" max:"1000000"`
+
+	// FastOpen says what may ride in the SYN of a connection to a peer that was
+	// met before, and takes a trip less that way
+	// (https://www.rfc-editor.org/rfc/rfc7413): "off", "commands" or "message".
+	// It is used only where we may speak first. What is in a SYN can arrive
+	// twice without anybody's knowing
+	// (https://www.rfc-editor.org/rfc/rfc7413#section-6.1): with "commands" that
+	// does nothing, with "message" it can deliver a message twice. Default: "off".
+	FastOpen string `toml:"fastopen" oneof:"off commands message"`
 
 	// Offer are the extensions that the MTA is promised before the peer is
 	// known, which is so with Route "mx" only (a relay's own offer is passed

@@ -9,7 +9,7 @@ func DefaultConfig() *Config {
 		StateDir: "/var/lib/slipstream",
 		Log:      LogConfig{Format: "logfmt", Level: "info"},
 		Admin:    AdminConfig{Listen: "127.0.0.1:9625"},
-		DNS:      DNSConfig{Timeout: 5 * time.Second},
+		DNS:      DNSConfig{Timeout: 5 * time.Second, ServeStale: time.Hour},
 		Store: StoreConfig{
 			Enabled:      true,
 			MaxSize:      256 * megabyte,
@@ -24,6 +24,7 @@ func DefaultConfig() *Config {
 		Limits: LimitsConfig{
 			MaxConnections:          10000,
 			MaxConnectionsPerClient: 100,
+			MaxIdleConnections:      500,
 			MaxMessageSize:          100 * megabyte,
 			MaxRecipients:           1000,
 			MaxHeaderSize:           1 * megabyte,
@@ -73,9 +74,15 @@ func unsetInbound() InboundConfig {
 		BackendTLS:    "none",
 		RelayProbeTo:  "relay-probe@example.com",
 		ClientAddress: "none",
+		PoolSize:      10,
+		PoolMessages:  100,
+		PoolAge:       5 * time.Minute,
 		TLSMinVersion: tls12,
 		Allow:         everyNetwork(),
 		AddReceived:   true,
+		FastOpen:      true,
+
+		PipeconnectAdvertiseHosts: everyNetwork(),
 	}
 }
 
@@ -99,6 +106,16 @@ func unsetOutbound() OutboundConfig {
 		TLSMinVersion: tls12,
 		AddressFamily: "any",
 		Resume:        true,
+		FastOpen:      "off",
+		PoolIdle:      30 * time.Second,
+		PoolSize:      10,
+		PoolMessages:  100,
+		PoolAge:       5 * time.Minute,
+
+		HostsPipeConnect: everyNetwork(),
+		LateVerdict:      true,
+		ConnectAhead:     true,
+		PostQuantum:      true,
 	}
 }
 

@@ -54,6 +54,13 @@ func (d *configDecoder) value(f configField, n *unstable.Node, offset int) {
 			return
 		}
 		d.set(f, offset, func() error { f.v.SetInt(i); return nil })
+	case f.v.Kind() == reflect.Float64 && (n.Kind == unstable.Float || n.Kind == unstable.Integer):
+		x, err := strconv.ParseFloat(strings.ReplaceAll(string(n.Data), "_", ""), 64)
+		if err != nil || !(x >= 0 && x <= 1) {
+			d.problem(offset, f.path, "is %s; allowed: %s", n.Data, wants(f.v.Type()))
+			return
+		}
+		f.v.SetFloat(x)
 	case takesText(target) && n.Kind == unstable.String:
 		d.set(f, offset, func() error { return setText(target, string(n.Data)) })
 	default:
@@ -110,7 +117,7 @@ func (f configField) grow() configTable {
 }
 
 // inBounds checks a value against the "oneof", "forms", "min" and "max" tags.
-// Numbers, sizes and durations are at least 1 of their unit always.
+// Numbers, sizes and durations are at least 1 of their unit, unless "min" is 0.
 func (f configField) inBounds() error {
 	if e, ok := f.v.Interface().(Endpoint); ok {
 		if !e.IsZero() && !slices.Contains(strings.Fields(f.tag.Get("forms")), e.form()) {
@@ -139,6 +146,9 @@ func (f configField) inBounds() error {
 			return err
 		}
 		from = "at least " + low
+		if least == 0 {
+			from = "0 or more"
+		}
 	}
 	switch v := f.v.Int(); {
 	case v < least:
@@ -256,6 +266,8 @@ func wants(t reflect.Type) string {
 		return "true, false"
 	case t.Kind() == reflect.Int:
 		return "a whole number"
+	case t.Kind() == reflect.Float64:
+		return "a share from 0 to 1, such as 0.05"
 	}
 	return "a string in quotes"
 }

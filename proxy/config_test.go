@@ -128,8 +128,8 @@ func TestConfigTags(t *testing.T) {
 				walk(reflect.New(f.v.Type().Elem()).Elem(), f.path)
 			case isNumber(target) || duration:
 				f.v.SetInt(1)
-				_, bounded := f.tag.Lookup("min")
-				if err := f.inBounds(); (err != nil) != bounded {
+				low := f.tag.Get("min")
+				if err := f.inBounds(); (err != nil) != (low != "" && !strings.HasPrefix(low, "0")) {
 					t.Errorf("%s = 1: %v", f.path, err)
 				}
 				f.v.SetInt(1<<63 - 1)
@@ -165,7 +165,7 @@ func TestConfigAllKeys(t *testing.T) {
 		Store:   StoreConfig{MaxSize: 64e6, KeyFile: dir + "store.key", LoadBalanced: []string{"*.lb.example", "mx.example"}},
 		Tickets: TicketsConfig{SecretFile: "/etc/tickets", NotFor: []string{}},
 		Limits: LimitsConfig{
-			MaxConnections: 1, MaxConnectionsPerClient: 2, MaxMessageSize: 3 << 20, MaxRecipients: 4, MaxHeaderSize: 5,
+			MaxConnections: 1, MaxConnectionsPerClient: 2, MaxIdleConnections: 12, MaxMessageSize: 3 << 20, MaxRecipients: 4, MaxHeaderSize: 5,
 			SpoolMemoryPerMessage: 6000, SpoolMemory: 7e6, MaxBadCommands: 8, MaxTransactions: 9, MaxReceived: 10,
 			ShutdownTimeout: 11 * time.Second,
 		},
@@ -178,24 +178,31 @@ func TestConfigAllKeys(t *testing.T) {
 			Name: "mx-1", Listen: []string{":25"}, ListenTLS: []string{"[2001:db8::1]:465"},
 			Backend: Endpoint{Host: "mta.example.org", Port: 25}, BackendTLS: "verify", BackendTLSName: "mta", BackendCAFile: dir + "ca.pem",
 			BackendTrustsUs: true, RelayProbeTo: "probe@example.net", ClientAddress: "proxy-v2",
+			PoolSize: 3, PoolMessages: 4, PoolAge: 5 * time.Second, HopConnections: 6,
 			ProxyProtocolFrom: Prefixes{netip.MustParsePrefix("192.0.2.1/32")},
 			TLSCert:           dir + "cert.pem", TLSKey: "/etc/key.pem", TLSMinVersion: 0x0304,
-			Allow: Prefixes{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+			Allow:                     Prefixes{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")},
+			PipeconnectAdvertiseHosts: Prefixes{},
 		}, {
 			Name: "inbound-2", ListenTLS: []string{"127.0.0.1:0"},
 			Backend: Endpoint{Path: dir + "lmtp.sock", LMTP: true}, BackendTLS: "none", RelayProbeTo: "relay-probe@example.com", ClientAddress: "none",
-			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", TLSMinVersion: 0x0303, Allow: everyNetwork(), AddReceived: true,
+			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", TLSMinVersion: 0x0303, Allow: everyNetwork(), AddReceived: true, FastOpen: true,
+			PoolSize: 10, PoolMessages: 100, PoolAge: 5 * time.Minute,
+			PipeconnectAdvertiseHosts: everyNetwork(),
 		}},
 		Outbound: []OutboundConfig{{
 			Name: "out", Listen: []string{"127.0.0.1:10526"}, Protocol: "lmtp", Allow: Prefixes{netip.MustParsePrefix("10.0.0.0/8")},
 			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", Route: "mx", MXPort: 2525, TLS: "verify", TLSCAFile: dir + "ca.pem",
-			TLSMinVersion: 0x0301, Offer: []string{"DSN", "8BITMIME"}, AddReceived: true,
+			TLSMinVersion: 0x0301, FastOpen: "message", Offer: []string{"DSN", "8BITMIME"}, AddReceived: true,
 			SourceAddress: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")},
 			AddressFamily: "any", AllowPrivateDestinations: true,
+			PoolIdle: time.Second, PoolSize: 2, PoolMessages: 7, PoolAge: 8 * time.Second, HopConnections: 9,
+			HostsPipeConnect: Prefixes{netip.MustParsePrefix("192.0.2.0/24")}, ControlShare: 0.25,
 		}, {
 			Name: "outbound-2", Listen: []string{"127.0.0.1:10524"}, Protocol: "lmtp", Allow: loopbackNetworks(),
 			Relay: Endpoint{Host: "2001:db8::25", Port: 465, TLS: true}, MXPort: 25, TLS: "encrypt", TLSMinVersion: 0x0302, AddressFamily: "ipv6",
-			Resume: true,
+			Resume: true, FastOpen: "off", PostQuantum: true, HostsPipeConnect: everyNetwork(), LateVerdict: true, ConnectAhead: true,
+			PoolIdle: 30 * time.Second, PoolSize: 10, PoolMessages: 100, PoolAge: 5 * time.Minute,
 		}},
 	}
 	if diff := diffConfig(want, got); diff != "" {
@@ -317,6 +324,8 @@ func TestConfigErrors(t *testing.T) {
 		{"duration without a unit", "dns.timeout = \"5\"\n" + in, `1:15: dns.timeout: "5" is not a duration`},
 		{"as long as the client's own wait", "timeouts.setup = \"5m\"\n" + in, `1:18: timeouts.setup: 5m0s is too large; allowed: at most 4m59s`},
 		{"final reply later than the client waits", "timeouts.data_done = \"10m\"\n" + in, `1:22: timeouts.data_done: 10m0s is too large`},
+		{"stale for a week", "dns.serve_stale = \"168h\"\n" + in, `1:19: dns.serve_stale: 168h0m0s is too large; allowed: at most 24h`},
+		{"stale before its time", "dns.serve_stale = \"-1s\"\n" + in, `1:19: dns.serve_stale: -1s is too small; allowed: 0 or more, at most 24h`},
 		{"no limit", "limits.max_connections = 0\n" + in, `1:26: limits.max_connections: 0 is too small`},
 		{"store that is too small", "store.max_size = \"48MB\"\n" + in, `1:18: store.max_size: 48MB is too small; allowed: at least 48MiB, at most 1TB`},
 		{"negative size", "limits.spool_memory = -1\n" + in, `1:23: limits.spool_memory: -1 is too small; allowed: more than 0, at most 1TB`},

@@ -5,16 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"iter"
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"slipstream/proxy/route"
-	"slipstream/smtpwire"
 )
 
 // A caller opens connections to hops on behalf of one door: it dials, announces
@@ -23,62 +20,48 @@ import (
 type caller struct {
 	hostname string // what we say in EHLO
 	dial     DialFunc
+	dialFast DialFunc     // for when we speak first; nil: there is no Fast Open
+	fastOpen string       // what may ride in a SYN
 	sources  []netip.Addr // addresses to come from, at most one of each family is used
 	times    *TimeoutsConfig
 	roots    *x509.CertPool // nil: the system's
 	minTLS   uint16
-	announce string // client_address
+	curves   []tls.CurveID // nil: those of crypto/tls
+	announce string        // client_address
 	memory   memory
-	resumed  func(bits int) // counts what resumption did; nil: nobody does
-	wires    *wireSet
-	isOwn    func(netip.AddrPort) bool // is one of our own doors there?
+
+	hostsPipeConnect Prefixes // hosts that may be spoken to before they have answered
+
+	door    string // its name
+	pool    *pool  // of connections that are kept; nil: none is
+	warm    poolLimits
+	resumed func(bits int) // counts what resumption did; nil: nobody does
+	misled  func()         // counts guesses that were wrong; nil: nobody does
+	wires   *wireSet
+	isOwn   func(netip.AddrPort) bool // is one of our own doors there?
 }
 
-// A wireSet knows every open wire, so that a shutdown can end them.
-type wireSet struct {
-	mu   sync.Mutex
-	open map[*wire]struct{}
-	over bool // a shutdown has cut everything: cut what comes, too
-}
+// A manner is what may be made use of towards a hop.
+type manner int
 
-func newWireSet() *wireSet { return &wireSet{open: make(map[*wire]struct{})} }
-
-func (s *wireSet) add(w *wire) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open[w] = struct{}{}
-	if s.over {
-		w.cut()
-	}
-}
-
-func (s *wireSet) remove(w *wire) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.open, w)
-}
-
-// cutAll ends every wait, now and later.
-func (s *wireSet) cutAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = true
-	for w := range s.open {
-		w.cut()
-	}
-}
+const (
+	asKnown    manner = iota // all that is known of it
+	inLockStep               // it is not spoken to early
+	plainly                  // nothing
+)
 
 // peers yields connections to the hops of a route in order of preference, each
 // greeted, secured and ready for MAIL, or the reason why an address gave none.
-// The caller stops when one served it; the context bounds the whole.
-func (c *caller) peers(ctx context.Context, r route.Route, id identity) iter.Seq2[*peer, error] {
+// The caller stops when one served it; the context bounds the whole. how says what
+// may be made use of.
+func (c *caller) peers(ctx context.Context, r route.Route, id identity, how manner) iter.Seq2[*peer, error] {
 	return func(yield func(*peer, error) bool) {
 		if r.Unix != "" {
 			yield(c.unix(ctx, r, id))
 			return
 		}
 		for _, host := range r.Hosts {
-			if !c.host(ctx, r, host, id, yield) {
+			if !c.host(ctx, r, host, id, how, yield) {
 				return
 			}
 		}
@@ -88,16 +71,28 @@ func (c *caller) peers(ctx context.Context, r route.Route, id identity) iter.Seq
 // unix connects to a local socket. There is nothing to secure.
 func (c *caller) unix(ctx context.Context, r route.Route, id identity) (*peer, error) {
 	label := "unix:" + r.Unix
-	conn, err := c.dialNamed(ctx, label, "unix", netip.Addr{}, r.Unix)
+	conn, err := c.connect(ctx, c.warmKey(r), label, func(ctx context.Context) (net.Conn, error) {
+		return c.dialNamed(ctx, c.dial, label, "unix", netip.Addr{}, r.Unix)
+	})
 	if err != nil {
 		return nil, err
 	}
-	return c.ready(ctx, conn, call{label: label, lmtp: r.LMTP, id: id})
+	if conn.peer != nil {
+		return conn.peer, nil
+	}
+	return c.ready(ctx, conn, call{key: c.warmKey(r), label: label, lmtp: r.LMTP, id: id})
 }
 
 // host tries the addresses of one host until yield has had enough.
-func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id identity, yield func(*peer, error) bool) bool {
+func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id identity, how manner, yield func(*peer, error) bool) bool {
 	left := slices.Clone(host.Addrs)
+	key := c.warmKey(r)
+	try := func(addr netip.AddrPort) call {
+		return call{
+			key: key, label: hopLabel(host.Name, addr), policy: host.Policy, lmtp: r.LMTP, id: id,
+			host: host.Name, addr: addr, lockStep: how != asKnown, bare: how == plainly,
+		}
+	}
 	for len(left) > 0 {
 		if end, ok := ctx.Deadline(); ok && !time.Now().Before(end) {
 			<-ctx.Done() // any moment now
@@ -106,19 +101,25 @@ func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id id
 			return yield(nil, context.Cause(ctx))
 		}
 		i, conn, err := race(ctx, len(left), func(ctx context.Context, i int) (net.Conn, error) {
-			return c.address(ctx, host, left[i])
+			b, err := c.address(ctx, try(left[i]))
+			if err != nil {
+				return nil, err
+			}
+			return b, nil
 		})
 		if err != nil {
 			return yield(nil, err) // none of them answers
 		}
 		addr := left[i]
 		left = slices.Delete(left, i, i+1)
-		p, err := c.secured(ctx, conn, call{
-			label: hopLabel(host.Name, addr), policy: host.Policy, lmtp: r.LMTP, id: id,
-			host: host.Name, addr: addr,
-			redial: func(ctx context.Context) (net.Conn, error) { return c.address(ctx, host, addr) },
-		})
-		if !yield(p, err) {
+		made := conn.(*berthed)
+		if made.peer != nil {
+			if !yield(made.peer, nil) {
+				return false
+			}
+			continue
+		}
+		if !yield(c.secured(ctx, made, try(addr))) {
 			return false
 		}
 	}
@@ -128,11 +129,37 @@ func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id id
 // errOwnDoor: what is sent there would come back to us for ever.
 var errOwnDoor = errors.New("this is one of our own doors: mail would go in circles")
 
-func (c *caller) address(ctx context.Context, host route.Host, addr netip.AddrPort) (net.Conn, error) {
-	if c.isOwn(addr) {
-		return nil, &peerError{hop: hopLabel(host.Name, addr), during: duringConnect, err: errOwnDoor}
+// address connects to one address of a host, when there is room for it.
+func (c *caller) address(ctx context.Context, try call) (*berthed, error) {
+	dial, fast := c.dial, c.opensFast(try)
+	if fast {
+		dial = c.dialFast
 	}
-	return c.dialNamed(ctx, hopLabel(host.Name, addr), "tcp", c.source(addr.Addr()), addr.String())
+	b, err := c.connect(ctx, try.key, try.addr.String(), func(ctx context.Context) (net.Conn, error) { return c.dialAddress(ctx, dial, try) })
+	if err == nil {
+		b.fast = fast
+	}
+	return b, err
+}
+
+// opensFast tells whether we speak first on a connection, and may do so in the
+// SYN. Else there would be no SYN before the hop has spoken, which it never does.
+func (c *caller) opensFast(try call) bool {
+	if c.fastOpen == fastOff || c.dialFast == nil || try.lockStep {
+		return false
+	}
+	if try.policy.Implicit {
+		return true
+	}
+	_, early := c.earlyInClear(try)
+	return early
+}
+
+func (c *caller) dialAddress(ctx context.Context, dial DialFunc, try call) (net.Conn, error) {
+	if c.isOwn(try.addr) {
+		return nil, &peerError{hop: try.label, during: duringConnect, err: errOwnDoor}
+	}
+	return c.dialNamed(ctx, dial, try.label, "tcp", c.source(try.addr.Addr()), try.addr.String())
 }
 
 // source picks the address to come from for a destination's family.
@@ -145,10 +172,10 @@ func (c *caller) source(to netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-func (c *caller) dialNamed(ctx context.Context, label, network string, local netip.Addr, remote string) (net.Conn, error) {
+func (c *caller) dialNamed(ctx context.Context, dial DialFunc, label, network string, local netip.Addr, remote string) (net.Conn, error) {
 	var conn net.Conn
 	err := within(ctx, "a connection", c.times.Connect, func(ctx context.Context) (err error) {
-		conn, err = c.dial(ctx, network, local, remote)
+		conn, err = dial(ctx, network, local, remote)
 		return err
 	})
 	if err != nil {
@@ -159,223 +186,16 @@ func (c *caller) dialNamed(ctx context.Context, label, network string, local net
 
 // A call is one attempt at one address.
 type call struct {
+	key    poolKey // what its connections are kept under
 	label  string
 	host   string         // as routing named it
 	addr   netip.AddrPort // zero: a local socket
 	policy route.Policy
 	lmtp   bool
 	id     identity
-	redial func(context.Context) (net.Conn, error)
 	clear  bool // TLS failed here and the policy lets us do without
 	fresh  bool // TLS failed here with a session of before: do without that
 	bare   bool // it broke on a ticket: take none
-}
 
-// secured readies a connection. Where it breaks on a TLS session of before, that
-// was our idea, and it is tried anew without one (P6). Where TLS fails and the
-// policy is "may", it is tried in clear. Either way on a new connection: what
-// happened on the old one is of unknown state.
-func (c *caller) secured(ctx context.Context, conn net.Conn, try call) (*peer, error) {
-	p, err := c.ready(ctx, conn, try)
-	var broke *sessionFailure
-	if errors.As(err, &broke) {
-		if ctx.Err() != nil {
-			if broke.late {
-				c.distrust(try, broke, true)
-			}
-			return nil, broke.err // there is no time left, whatever it broke on
-		}
-		p, err = c.without(ctx, try, broke)
-		try.fresh = true
-	}
-	var failed *tlsFailure
-	if err == nil || !errors.As(err, &failed) {
-		return p, err
-	}
-	if try.policy.Level >= route.Encrypted || try.policy.Implicit {
-		return nil, &policyError{hop: try.label, why: "TLS is required and could not be had", err: failed.err}
-	}
-	if broke != nil && broke.late || outOfTime(ctx) {
-		return nil, err // with more time TLS might have been had
-	}
-	if conn, err = try.redial(ctx); err != nil {
-		return nil, err
-	}
-	try.clear = true
-	if p, err = c.ready(ctx, conn, try); err == nil {
-		if broke != nil {
-			p.wire.trips += broke.trips
-		}
-		p.fallback = fmt.Errorf("%s: TLS was offered and failed, so this went in clear: %w", try.label, failed.err)
-	}
-	return p, err
-}
-
-// A tlsFailure is a hop that offers TLS and then cannot do it.
-type tlsFailure struct{ err error }
-
-func (e *tlsFailure) Error() string { return e.err.Error() }
-func (e *tlsFailure) Unwrap() error { return e.err }
-
-// ready takes a fresh connection to the point where MAIL may be said. On error
-// the connection is closed.
-func (c *caller) ready(ctx context.Context, conn net.Conn, try call) (*peer, error) {
-	p := newPeer(conn, try.label, try.lmtp, c.times)
-	if end, ok := ctx.Deadline(); ok {
-		p.end = end
-	}
-	c.wires.add(p.wire)
-	p.onClose = func() {
-		c.wires.remove(p.wire)
-		if c.resumed != nil {
-			c.resumed(p.resumption())
-		}
-	}
-	defer p.follow(ctx)()
-	if err := c.prepare(ctx, p, try); err != nil {
-		if (p.onTrial() || p.ticket != nil) && !errors.Is(err, errCut) && !errors.Is(ctx.Err(), context.Canceled) {
-			err = p.trialFailed(err)
-		}
-		p.quit()
-		return nil, err
-	}
-	return p, nil
-}
-
-func (c *caller) prepare(ctx context.Context, p *peer, try call) error {
-	if err := c.sendProxyHeader(p, try.id); err != nil {
-		return err
-	}
-	if try.policy.Implicit {
-		if err := p.handshake(ctx, c.tlsConfig(p, try), false); err != nil {
-			return &tlsFailure{err}
-		}
-	}
-	if err := p.greet(); err != nil {
-		return err
-	}
-	if err := c.hello(p, try.id); err != nil {
-		return err
-	}
-	if err := c.upgrade(ctx, p, try); err != nil {
-		return err
-	}
-	if c.announce == announceXclient {
-		return c.xclient(p, try.id)
-	}
-	return nil
-}
-
-// hello says hello. A name of the client's that the backend refuses for good is
-// the client's affair: trying again would not help it.
-func (c *caller) hello(p *peer, id identity) error {
-	name := c.called(id)
-	err := p.hello(name)
-	var refused *peerError
-	if name != c.hostname && errors.As(err, &refused) && refused.said.Class() == 5 {
-		return &refusalError{reply: refused.said.WithEnhanced()}
-	}
-	return err
-}
-
-// called is the name to say in EHLO. A backend that is told who the client is
-// hears the client's name as well: its HELO rules, and SPF for bounces, judge
-// the two together.
-func (c *caller) called(id identity) string {
-	if c.announce == announceNone || id.helo == "" {
-		return c.hostname
-	}
-	return id.helo
-}
-
-func (c *caller) sendProxyHeader(p *peer, id identity) error {
-	var version byte
-	switch c.announce {
-	case announceProxyV1:
-		version = 1
-	case announceProxyV2:
-		version = 2
-	default:
-		return nil
-	}
-	header, err := id.proxyHeader(version)
-	if err != nil {
-		return err
-	}
-	p.wait("sending the PROXY header", c.times.PeerCommand)
-	if _, err := p.rw.Write(header); err != nil {
-		return p.fail(duringConnect, err)
-	}
-	return nil
-}
-
-// upgrade brings the connection to the level its policy asks for (P3).
-func (c *caller) upgrade(ctx context.Context, p *peer, try call) error {
-	policy := try.policy
-	if policy.Level == route.Clear || try.clear || p.tls != nil {
-		return nil
-	}
-	if !p.has("STARTTLS") {
-		if policy.Level >= route.Encrypted {
-			return &policyError{hop: p.label, why: "TLS is required, but STARTTLS is not offered"}
-		}
-		return nil
-	}
-	if err := p.startTLS(ctx, c.tlsConfig(p, try)); err != nil {
-		return &tlsFailure{err}
-	}
-	// RFC 3207 §4.2: what was learned in clear is forgotten.
-	return c.hello(p, try.id)
-}
-
-// tlsConfig demands what the policy says. Below "verify" any certificate will
-// do, and whether it would have passed is only noted.
-func (c *caller) tlsConfig(p *peer, try call) *tls.Config {
-	policy := try.policy
-	conf := &tls.Config{
-		ServerName: policy.ServerName,
-		RootCAs:    c.roots,
-		MinVersion: c.minTLS,
-	}
-	if p.sessions = c.sessions(p, try); p.sessions != nil {
-		p.sessions.OnOffer(p.beginTrial)
-		p.onTicket = func(err error) { c.distrust(try, &sessionFailure{err: err}, true) }
-		conf.ClientSessionCache = p.sessions
-	}
-	verified := func(tls.ConnectionState) bool { return true } // or the handshake fails
-	if policy.Level < route.Verified {
-		conf.InsecureSkipVerify = true
-		verified = func(state tls.ConnectionState) bool {
-			return policy.ServerName != "" && verifyChain(state.PeerCertificates, policy.ServerName, c.roots) == nil
-		}
-	}
-	conf.VerifyConnection = func(state tls.ConnectionState) error { // on resumed connections too
-		p.verified = verified(state)
-		p.learned(state)
-		return nil
-	}
-	return conf
-}
-
-// xclient tells a backend who the client is, and starts over as it asks
-// (a new greeting, then EHLO again).
-func (c *caller) xclient(p *peer, id identity) error {
-	offered, ok := p.pipe.EHLO().Get("XCLIENT")
-	if !ok {
-		return &policyError{hop: p.label, why: `client_address = "xclient", but the backend does not offer XCLIENT to us; ` +
-			`with Postfix set "smtpd_authorized_xclient_hosts" to our address`}
-	}
-	args, err := id.xclient(offered)
-	if err != nil {
-		return &policyError{hop: p.label, why: "XCLIENT", err: err}
-	}
-	r, err := p.one(duringXclient, c.times.PeerCommand, smtpwire.Command{Verb: smtpwire.VerbXclient, Arg: args})
-	if err != nil {
-		return err
-	}
-	if r.Code != 220 {
-		return p.unwilling(duringXclient, r)
-	}
-	p.pipe = newPipeline(smtpwire.EHLO{}, true, p.lmtp)
-	return c.hello(p, id)
+	lockStep bool // nothing is said before the hop has answered
 }

@@ -83,14 +83,14 @@ func TestOutboundOffer(t *testing.T) {
 		want   string
 	}{
 		{"as it comes", func(o *OutboundConfig) { o.Offer = DefaultOutbound().Offer },
-			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8"},
+			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;PRDR;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8"},
 		{"all that may be promised", func(o *OutboundConfig) { o.Offer = []string{"CHUNKING", "8BITMIME", "SMTPUTF8", "DSN"} },
-			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;CHUNKING;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8;DSN"},
+			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;CHUNKING;PRDR;LIMITS RCPTDOMAINMAX=1;8BITMIME;SMTPUTF8;DSN"},
 		{"to LMTP clients", func(o *OutboundConfig) { o.Protocol = "lmtp" },
 			"PIPELINING;SIZE 100000000;ENHANCEDSTATUSCODES;8BITMIME;SMTPUTF8"},
 		{"with a relay: what it offers, and any domain", func(o *OutboundConfig) {
 			o.Route, o.Offer, o.Relay = "", nil, Endpoint{Host: mxHost, Port: 25}
-		}, "PIPELINING;SIZE 52428800;ENHANCEDSTATUSCODES;CHUNKING;8BITMIME;SMTPUTF8;DSN"},
+		}, "PIPELINING;SIZE 52428800;ENHANCEDSTATUSCODES;CHUNKING;PRDR;8BITMIME;SMTPUTF8;DSN"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 // data takes a message by DATA: all of it into the spool, then to the hops. A
 // hop never waits for a slow client, and never sees half a message.
 func (s *session) data(ctx context.Context, c smtpwire.Command) {
-	if l := s.tx.legs[len(s.tx.legs)-1]; !s.door.lmtp {
+	if n := len(s.tx.legs); n > 0 && !s.door.lmtp {
+		l := s.tx.legs[n-1]
 		if refused, no := l.noText(); no {
 			refused = s.tx.worded(l, refused)
 			s.reply(c, refused)
@@ -47,6 +49,7 @@ func (s *session) bdat(ctx context.Context, c smtpwire.Command) {
 		s.bdatAhead(ctx, c, refused, ok)
 		return
 	}
+	s.catchUp(c.Size)
 	if !ok {
 		var scan smtpwire.BodyScan
 		err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &scan) }, nil)
@@ -79,9 +82,10 @@ const maxAhead = 64 << 10
 // envelope without waiting. Its octets are on their way whatever we answer.
 func (s *session) takeAhead(next smtpwire.Command) {
 	if next.Verb != smtpwire.VerbBdat || next.Refused.Code != 0 || !next.Last || next.Size > maxAhead ||
-		!s.seq.ChunkFits() || s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil {
+		!s.seq.ChunkFits() || s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil || len(s.tx.late) > 0 {
 		return
 	}
+	s.catchUp(next.Size)
 	m := s.tx.message()
 	err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, next.Size, &m.scan) }, m)
 	if err == nil {
@@ -231,9 +235,10 @@ func (s *session) finals(refused smtpwire.Reply) smtpwire.Reply {
 // by side, and gives every recipient its final reply.
 func (t *transaction) commit(ctx context.Context, m *message) {
 	end := time.Now().Add(t.s.times.DataDone)
+	t.askLate(ctx, m, end)
 	var busy []*leg
 	for _, l := range t.legs {
-		if len(l.accepted) > 0 {
+		if len(l.accepted) > 0 && !l.done {
 			busy = append(busy, l)
 		}
 	}
@@ -259,6 +264,7 @@ func (t *transaction) commitLeg(ctx context.Context, l *leg, m *message, end tim
 	} else {
 		l.outcome = outcome{err: l.err}
 	}
+	defer t.finished(l)
 	for i, rc := range l.accepted {
 		switch {
 		case i < len(l.outcome.replies):
@@ -272,9 +278,23 @@ func (t *transaction) commitLeg(ctx context.Context, l *leg, m *message, end tim
 	}
 }
 
+// finished lets go of a leg whose recipients have heard all there is to hear from
+// its hop, so that whoever waits for the connection need not wait for other hops.
+func (t *transaction) finished(l *leg) {
+	l.done = true
+	l.delivered = slices.ContainsFunc(l.outcome.replies, func(r smtpwire.Reply) bool { return r.Class() == 2 })
+	t.s.mu.Lock() // legs are committed side by side
+	p := t.detach(l)
+	t.s.mu.Unlock()
+	if p != nil {
+		t.giveBack(l, p)
+	}
+}
+
 // verdict says the final replies and closes the transaction.
 func (s *session) verdict() smtpwire.Reply {
 	var last smtpwire.Reply
+	var finals []smtpwire.Reply
 	t := s.tx
 	for _, rc := range t.rcpts {
 		if !rc.accepted() {
@@ -284,13 +304,14 @@ func (s *session) verdict() smtpwire.Reply {
 			rc.final = t.failed(errBroke) // never silence: the replies behind it would shift
 		}
 		last = rc.final
+		finals = append(finals, last)
 		if s.door.lmtp {
 			s.say(rc.final)
 			_ = s.flush() // some LMTP clients take two replies in one segment for too much; errors are kept
 		}
 	}
 	if !s.door.lmtp {
-		s.say(last)
+		last = s.conclude(finals)
 		_ = s.flush() // the sender is free now; errors are kept
 	}
 	if last.Code == 421 {

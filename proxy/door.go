@@ -27,24 +27,27 @@ const (
 // does not change: a reload makes new doors, and sessions keep the one that they
 // came in by.
 type door struct {
-	name        string
-	inbound     bool
-	lmtp        bool // the client speaks LMTP
-	static      bool // there is one next hop, and it is known before the client comes
-	hostname    string
-	addReceived bool
-	allow       Prefixes // empty: everyone
-	proxied     Prefixes // clients from there begin with a PROXY header
-	tls         *tls.Config
-	certs       *certificate // nil without TLS
-	office      *ticketOffice
-	promised    smtpwire.EHLO
-	router      route.Router
-	caller      *caller
-	limits      *LimitsConfig
-	times       *TimeoutsConfig
-	guard       *guard // nil: the backend need not be asked
-	hopLMTP     bool   // the next hop speaks LMTP
+	name         string
+	inbound      bool
+	lmtp         bool // the client speaks LMTP
+	static       bool // there is one next hop, and it is known before the client comes
+	hostname     string
+	addReceived  bool
+	allow        Prefixes // empty: everyone
+	proxied      Prefixes // clients from there begin with a PROXY header
+	tls          *tls.Config
+	certs        *certificate // nil without TLS
+	office       *ticketOffice
+	promised     smtpwire.EHLO
+	router       route.Router
+	caller       *caller
+	limits       *LimitsConfig
+	times        *TimeoutsConfig
+	guard        *guard  // nil: the backend need not be asked
+	hopLMTP      bool    // the next hop speaks LMTP
+	connectAhead bool    // connections are made before they are asked for
+	lateVerdict  bool    // recipients may be answered before their hop is asked
+	controlShare float64 // of transactions that go without what makes others fast
 
 	// Shared by all doors.
 	log     *zap.Logger
@@ -55,9 +58,9 @@ type door struct {
 	dns     Resolver
 	done    func(Summary) // nil, or hears of every transaction
 
-	facts    *facts
-	inClear  atomic.Pointer[offer] // the answer to EHLO, as it was last given
-	underTLS atomic.Pointer[offer]
+	facts  *facts
+	early  Prefixes                 // clients that are told that they may talk early
+	offers [4]atomic.Pointer[offer] // the answers to EHLO, as they were last given
 }
 
 // facts are what the one next hop of a door offered last. They outlive a reload
@@ -91,32 +94,66 @@ func (d *door) next() smtpwire.EHLO {
 const headerGrowth = 1024
 
 // An offer is an answer to EHLO, good for as long as the next hop offers the same.
-type offer struct{ next, ours smtpwire.EHLO }
+type offer struct {
+	next, ours smtpwire.EHLO
 
-// offer is the answer to EHLO. It is composed once for all clients.
-func (d *door) offer(secured bool) smtpwire.EHLO {
-	last := &d.inClear
-	if secured {
-		last = &d.underTLS
+	// ever is what a client may use that speaks by what it once heard: ours, and
+	// all that a next hop may ever have offered. What this one lacks is found out
+	// when it is asked, and left out or put off: where the answer would be final,
+	// a client that could not know better would give its message up for it.
+	ever smtpwire.EHLO
+}
+
+// offer is the answer to EHLO. It is composed once for all clients that are told
+// the same.
+func (d *door) offer(client netip.Addr, secured bool) *offer {
+	early := d.early.Contains(client)
+	last := &d.offers[0]
+	switch {
+	case early && secured:
+		last = &d.offers[3]
+	case early:
+		last = &d.offers[2]
+	case secured:
+		last = &d.offers[1]
 	}
 	next := d.next()
 	o := last.Load()
 	if o == nil || !o.next.Equal(next) {
-		o = &offer{next: next, ours: d.compose(next, secured)}
+		o = &offer{next: next, ours: d.compose(next, secured, early)}
+		o.ever = o.ours
+		if d.inbound {
+			o.ever = d.compose(everything(), secured, early)
+		}
 		last.Store(o)
 	}
-	return o.ours
+	return o
+}
+
+// everything is the offer of a hop that knows all that belongs to messages.
+func everything() smtpwire.EHLO {
+	all := smtpwire.NewEHLO("")
+	for _, x := range smtpwire.Extensions() {
+		if x.Scope == smtpwire.EndToEnd {
+			all = all.With(smtpwire.Param{Name: x.Keyword})
+		}
+	}
+	return all
 }
 
 // compose makes the answer to EHLO from what we can do and what the next hop can.
-func (d *door) compose(next smtpwire.EHLO, secured bool) smtpwire.EHLO {
-	own := smtpwire.NewEHLO(d.hostname,
-		smtpwire.Param{Name: "PIPELINING"},
-		smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(int64(d.limits.MaxMessageSize))},
-		smtpwire.Param{Name: "ENHANCEDSTATUSCODES"},
-	)
+func (d *door) compose(next smtpwire.EHLO, secured, early bool) smtpwire.EHLO {
+	own := smtpwire.NewEHLO(d.hostname, smtpwire.Param{Name: "PIPELINING"})
+	if early {
+		own = own.With(smtpwire.Param{Name: "PIPECONNECT"})
+	}
+	own = own.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(int64(d.limits.MaxMessageSize))}).
+		With(smtpwire.Param{Name: "ENHANCEDSTATUSCODES"})
 	if d.chunking() {
 		own = own.With(smtpwire.Param{Name: "CHUNKING"})
+	}
+	if d.prdr() {
+		own = own.With(smtpwire.Param{Name: "PRDR"})
 	}
 	if d.tls != nil && !secured {
 		own = own.With(smtpwire.Param{Name: "STARTTLS"})
@@ -152,16 +189,30 @@ func (d *door) perClient() int {
 	return d.limits.MaxConnectionsPerClient
 }
 
-// admit decides about a client before the first word.
+// admit decides about a client before the first word. At an inbound door that is
+// never final: a client may have been told, before it lost its place in allow,
+// that it need not wait for the greeting, and then takes a 554 there for the
+// answer to its message. Exim 4.96 returns it to its author at once, where it
+// would else have tried the next host and come again. Who comes in at an outbound
+// door was never told so.
 func (d *door) admit(s *session) (smtpwire.Reply, bool) {
-	if len(d.allow) > 0 && !d.allow.Contains(s.client.addr.Addr()) {
-		return smtpwire.NewReply(554, "5.7.1", d.hostname+" does not serve "+s.client.addr.Addr().String()), false
+	if addr := s.client.addr.Addr(); len(d.allow) > 0 && !d.allow.Contains(addr) {
+		why := d.hostname + " does not serve " + addr.String()
+		if d.inbound {
+			return smtpwire.NewReply(421, "4.7.0", why), false
+		}
+		return smtpwire.NewReply(554, "5.7.1", why), false
 	}
 	if ok, why := d.guard.open(); !ok {
 		s.log.Warn("door is shut", zap.String("why", why))
 		return smtpwire.NewReply(421, "4.3.2", d.hostname+" is not ready, please try again later"), false
 	}
 	return smtpwire.Reply{}, true
+}
+
+// shuttingDown is the last word of a service that stops.
+func (d *door) shuttingDown() smtpwire.Reply {
+	return smtpwire.NewReply(421, "4.3.2", d.hostname+" is shutting down, please try again later")
 }
 
 // newSession readies the session of a client that was accepted.

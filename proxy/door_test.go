@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"net/netip"
 	"testing"
 
 	"slipstream/smtpwire"
@@ -10,6 +11,7 @@ import (
 // An offer is composed once and yet never out of date.
 func TestOfferFollowsTheHop(t *testing.T) {
 	cfg := DefaultConfig()
+	anyone := netip.MustParseAddr(clientHost)
 	d := &door{static: true, inbound: true, hostname: "mx.example", limits: &cfg.Limits, tls: &tls.Config{}, facts: &facts{}}
 	hop := func(keywords ...string) {
 		e := smtpwire.NewEHLO("backend.example")
@@ -32,13 +34,13 @@ func TestOfferFollowsTheHop(t *testing.T) {
 			hop(step.hop...)
 		}
 		for _, secured := range []bool{false, true, false} {
-			e := d.offer(secured)
+			e := d.offer(anyone, secured).ours
 			if e.Has("DSN") != step.dsn || e.Has("SMTPUTF8") != step.eai || e.Has("STARTTLS") == secured {
 				t.Errorf("hop with %v, secured %v: offered %v", step.hop, secured, e.Reply())
 			}
 		}
 	}
-	if n := testing.AllocsPerRun(10, func() { d.offer(true) }); n != 0 {
+	if n := testing.AllocsPerRun(10, func() { d.offer(anyone, true) }); n != 0 {
 		t.Errorf("an offer that is known costs %v allocations", n)
 	}
 }

@@ -96,6 +96,13 @@ func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []i
 		// Where the mail goes is known at RCPT; a refusal of the sender can be
 		// told there as well.
 		b.fill(mailSlot, smtpwire.NewReply(250, "2.1.0", "sender noted"))
+		if t.s.door.static && len(asked) == 0 {
+			t.goAhead(ctx, smtpwire.Path{})
+		}
+	}
+	if t.answersLate(asked, next) {
+		t.answerLate(ctx, b, asked)
+		return
 	}
 	groups := t.route(ctx, b, asked)
 	if len(groups) == 1 {
@@ -146,7 +153,7 @@ func (t *transaction) askLeg(ctx context.Context, b *batch, g group, next smtpwi
 
 // oneRecipient: an LMTP hop has one final word for each recipient, an SMTP
 // client hears one for all. So that none is lost, such a transaction has one.
-func (l *leg) oneRecipient() bool { return l.route.LMTP && !l.tx.s.door.lmtp }
+func (l *leg) oneRecipient() bool { return l.route.LMTP && !l.tx.finalEach() }
 
 // refuseFurther tells recipients beyond those that a leg can take to come on
 // their own, and returns the slots that may stay.

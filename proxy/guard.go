@@ -107,7 +107,7 @@ func (d *door) probe(ctx context.Context, conf *InboundConfig) error {
 	}
 	id := identity{client: probeClient(), helo: probeName, esmtp: true, name: clientName{name: probeName}}
 	id.local = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), 25)
-	for p, err := range d.caller.peers(ctx, r, id) {
+	for p, err := range d.caller.peers(ctx, r, id, inLockStep) {
 		if err != nil {
 			return err
 		}

@@ -53,11 +53,14 @@ type world struct {
 	dns   *fakeDNS
 	cfg   *Config
 
+	resolver Resolver // nil: dns
+
 	store   *tlsstore.Store   // nil: nothing is kept
 	tickets *tlsstore.Tickets // nil: none are made
 	shy     *tlsstore.Shy
 
 	registry *prometheus.Registry
+	dialFast DialFunc // nil: there is no Fast Open
 
 	mu   sync.Mutex
 	done []Summary
@@ -104,24 +107,26 @@ func testConfig() *Config {
 	return cfg
 }
 
-// inbound adds an inbound door to the backend.
+// inbound adds an inbound door to the backend. It keeps no connections between sessions.
 func (w *world) inbound(change ...func(*InboundConfig)) {
 	in := DefaultInbound()
 	in.Listen = []string{inboundAt}
 	in.Backend = Endpoint{Host: "203.0.113.1", Port: 25}
 	in.BackendTrustsUs = true
 	in.AddReceived = false
+	in.PoolIdle = 0
 	for _, f := range change {
 		f(&in)
 	}
 	w.cfg.Inbound = append(w.cfg.Inbound, in)
 }
 
-// outbound adds an outbound door that goes by MX.
+// outbound adds an outbound door that goes by MX. It keeps no connections between sessions.
 func (w *world) outbound(change ...func(*OutboundConfig)) {
 	out := DefaultOutbound()
 	out.Listen = []string{outboundAt}
 	out.Offer = append(out.Offer, "CHUNKING")
+	out.PoolIdle = 0
 	out.Allow = Prefixes{netip.MustParsePrefix("0.0.0.0/0")}
 	for _, f := range change {
 		f(&out)
@@ -150,10 +155,11 @@ func (w *world) build() *Proxy {
 		log = zaptest.NewLogger(w.t)
 	}
 	p, err := New(w.cfg, Options{
-		Log: log, Metrics: NewMetrics(w.registry), Resolver: w.dns,
+		Log: log, Metrics: NewMetrics(w.registry), Resolver: w.names(),
 		Store: w.store, Tickets: w.tickets, Shy: w.shy,
-		Dial:   w.net.Dialer(proxyHost),
-		Listen: func(_ context.Context, addr string) (net.Listener, error) { return w.net.Listen(addr) },
+		Dial:     w.net.Dialer(proxyHost),
+		DialFast: w.dialFast,
+		Listen:   func(_ context.Context, addr string) (net.Listener, error) { return w.net.Listen(addr) },
 		Done: func(s Summary) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -165,6 +171,14 @@ func (w *world) build() *Proxy {
 	}
 	w.proxy = p
 	return p
+}
+
+// names is the DNS: w.dns, or what takes its place.
+func (w *world) names() Resolver {
+	if w.resolver != nil {
+		return w.resolver
+	}
+	return w.dns
 }
 
 // start makes the proxy and opens its doors; it is shut down with the test.

@@ -182,7 +182,7 @@ func TestHostileProxyHeaderLies(t *testing.T) {
 			})
 			c := h.connect(h.at)
 			c.raw(hostileV1)
-			c.want("554 5.7.1 proxy.example does not serve 203.0.113.99")
+			c.want("421 4.7.0 proxy.example does not serve 203.0.113.99")
 			c.wantClosed()
 			h.wantCount(h.proxy.metrics.turnedAway, 1)
 			h.over()
@@ -246,7 +246,7 @@ func TestHostileShutDoors(t *testing.T) {
 		want   string
 	}{
 		"not allowed": {func(_ *Config, in *InboundConfig) { in.Allow = Prefixes{netip.MustParsePrefix("10.0.0.0/8")} },
-			"554 5.7.1 proxy.example does not serve " + clientHost},
+			"421 4.7.0 proxy.example does not serve " + clientHost},
 		"no backend": {func(_ *Config, in *InboundConfig) { in.Backend.Port, in.BackendTrustsUs = 26, false }, "421 4.3.2 "},
 	} {
 		for _, early := range []string{"", "EHLO client.example\r\n" + hostileMail + "\r\nDATA\r\n"} {
@@ -269,7 +269,7 @@ func TestHostileShutDoors(t *testing.T) {
 
 // Mail for one of our own doors would go in circles.
 func TestHostileOwnDoors(t *testing.T) {
-	mx := func(_ *Config, out *OutboundConfig) { out.MXPort = 587 }
+	mx := func(_ *Config, out *OutboundConfig) { out.MXPort, out.LateVerdict = 587, false }
 	for name, tt := range map[string]struct {
 		to, want string
 		change   func(*Config, *OutboundConfig)
@@ -277,10 +277,12 @@ func TestHostileOwnDoors(t *testing.T) {
 		"our address in the DNS": {"b@ours.example", "554 5.4.6 ", mx},
 		"our name in the DNS":    {"b@named.example", "554 5.4.6 ", mx},
 		"our address":            {"b@[" + proxyHost + "]", "554 5.4.6 ", mx},
-		"a relay that is us":     {"b@example.org", "451 4.4.", func(_ *Config, out *OutboundConfig) { out.Relay, out.Route = Endpoint{Host: proxyHost, Port: 587}, "" }},
-		"loopback in the DNS":    {"b@local.example", "550 5.4.4 ", mx},
-		"loopback":               {"b@[127.0.0.1]", "550 5.4.4 ", mx},
-		"link local":             {"b@[IPv6:fe80::1]", "550 5.4.4 ", mx},
+		"a relay that is us": {"b@example.org", "451 4.4.", func(_ *Config, out *OutboundConfig) {
+			out.Relay, out.Route, out.LateVerdict = Endpoint{Host: proxyHost, Port: 587}, "", false
+		}},
+		"loopback in the DNS": {"b@local.example", "550 5.4.4 ", mx},
+		"loopback":            {"b@[127.0.0.1]", "550 5.4.4 ", mx},
+		"link local":          {"b@[IPv6:fe80::1]", "550 5.4.4 ", mx},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -448,7 +448,7 @@ func TestIdentityProxyLimits(t *testing.T) {
 		from("TCP6", "2001:db8::2", "2001:db8::99", "220 ") // the same /64
 		from("TCP6", "2001:db8::3", "2001:db8::99", "421 4.7.0").wantClosed()
 		from("TCP6", "2001:db8:0:1::3", "2001:db8::99", "220 ")
-		from("TCP4", "192.0.2.200", "192.0.2.99", "554 5.7.1").wantClosed()
+		from("TCP4", "192.0.2.200", "192.0.2.99", "421 4.7.0").wantClosed()
 		first.ask("QUIT", "221 ")
 		first.wantClosed()
 		_ = first.conn.Close()

@@ -3,11 +3,12 @@ package proxy
 import (
 	"context"
 	"errors"
-	"strings"
+	"reflect"
 	"time"
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/resolver"
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
@@ -15,18 +16,23 @@ import (
 // A leg is the part of a transaction that goes over one route: a peer and the
 // recipients that it was asked about.
 type leg struct {
-	tx       *transaction
-	route    route.Route
-	peer     *peer
-	begun    bool           // a hop was found: it is the peer, and mail is its answer
-	mail     smtpwire.Reply // the hop's answer to MAIL
-	gone     bool           // an answer of this hop has left for the client: no other hop may contradict it
-	accepted []*recipient   // the recipients it accepted, in order
-	ready    bool           // it was asked DATA with the envelope and answered 354
-	dataSaid smtpwire.Reply // its answer to that DATA; zero: not asked
-	err      error          // why there is no hop: every recipient hears it
-	sent     bool           // the text left with the envelope: outcome is known
-	outcome  outcome
+	tx         *transaction
+	route      route.Route
+	peer       *peer
+	begun      bool           // a hop was found: it is the peer, and mail is its answer
+	mail       smtpwire.Reply // the hop's answer to MAIL
+	gone       bool           // an answer of this hop has left for the client: no other hop may contradict it
+	heard      int            // recipients that it has answered for
+	accepted   []*recipient   // the recipients it accepted, in order
+	ready      bool           // it was asked DATA with the envelope and answered 354
+	dataSaid   smtpwire.Reply // its answer to that DATA; zero: not asked
+	supply     *supply        // connections that were begun ahead; else nil
+	err        error          // why there is no hop: every recipient hears it
+	done       bool           // its recipients have their final replies
+	usedBefore bool           // the connection had carried other transactions
+	delivered  bool           // it took the message for somebody
+	sent       bool           // the text left with the envelope: outcome is known
+	outcome    outcome
 }
 
 // An envelope is one group of commands for a leg: MAIL the first time, and
@@ -34,7 +40,8 @@ type leg struct {
 type envelope struct {
 	rcpts []smtpwire.Command
 	data  bool     // the client's DATA follows in the same flight, or BDAT
-	text  *message // the client's BDAT LAST followed in the same flight, and here is its text; else nil
+	text  *message // here is the text already, and it is small enough for the same flight; else nil
+	late  bool     // the client has heard of its recipient before the hop did
 	// mailed and answered hand the replies on as they come. They return true
 	// when the reply has left for the client already, so that it can't be taken
 	// back. mailed is nil where MAIL was answered before.
@@ -84,55 +91,119 @@ func (l *leg) begin(ctx context.Context, e envelope) error {
 	setup := l.tx.s.times.Setup
 	ctx, cancel := context.WithTimeoutCause(ctx, setup, &waitError{what: "the next hop", limit: setup})
 	defer cancel()
-	if p := l.tx.s.keptPeer(l.key()); p != nil {
-		// Half of the time: where it fell silent, a new connection must have some left.
-		half, cancel := context.WithTimeout(ctx, setup/2)
-		done, err := l.try(half, p, e)
-		cancel()
-		if done {
-			return err
+	from := l.supply
+	if l.supply = nil; from != nil {
+		from.renew(ctx)
+	} else {
+		from = l.tx.supply(ctx, l.route)
+	}
+	done, err := l.beginFrom(ctx, from, e)
+	if !done && ctx.Err() == nil && l.routeAnew(ctx, e) {
+		var again error
+		if done, again = l.beginFrom(ctx, l.tx.supply(ctx, l.route), e); done || ctx.Err() == nil {
+			err = again // else the first time tells more
 		}
 	}
-	var last error
-	for p, err := range l.tx.s.door.caller.peers(ctx, l.route, l.tx.identity()) {
-		done := false
+	switch {
+	case done:
+		return err
+	case ctx.Err() != nil:
+		return errors.Join(context.Cause(ctx), err)
+	case err == nil:
+		return &peerError{hop: l.route.Key, during: duringConnect, err: errors.New("there is no address to connect to")}
+	}
+	return err
+}
+
+// beginFrom is begin with the connections of one supply. done is false where none
+// of them would do, and last says why.
+func (l *leg) beginFrom(ctx context.Context, from *supply, e envelope) (done bool, last error) {
+	defer from.drop(func(p *peer) { p.quit() })
+	for {
+		p, err, ok := from.get()
+		if !ok {
+			return false, last
+		}
 		if err == nil {
-			done, err = l.try(ctx, p, e)
+			done, err = l.tryAnew(ctx, p, e)
 		} else {
 			l.tx.note(err)
 		}
 		if done {
-			return err
+			return true, err
 		}
 		if ctx.Err() == nil || last == nil || !errors.Is(err, context.Cause(ctx)) { // what a hop said tells more
 			last = err
 		}
 	}
-	switch {
-	case ctx.Err() != nil:
-		return errors.Join(context.Cause(ctx), last)
-	case last == nil:
-		return &peerError{hop: l.route.Key, during: duringConnect, err: errors.New("there is no address to connect to")}
-	}
-	return last
 }
 
-// key tells which transactions of a session may share a connection: same
+// routeAnew looks the route up once more where none of its hops would do: it may
+// be one from an answer of the DNS whose time is over. It returns whether there is
+// another one now.
+func (l *leg) routeAnew(ctx context.Context, e envelope) bool {
+	if l.tx.s.door.static || len(e.rcpts) == 0 {
+		return false
+	}
+	r, err := l.tx.s.door.router.Route(resolver.Fresh(ctx), l.tx.mail.Path, e.rcpts[0].Path)
+	if err != nil || r.Key != l.route.Key || reflect.DeepEqual(r, l.route) {
+		return false
+	}
+	l.route = r
+	return true
+}
+
+// tryAnew is try, and again in lock step where we guessed wrong about the hop, or
+// where it did not wait for us on a connection that was made ahead.
+func (l *leg) tryAnew(ctx context.Context, p *peer, e envelope) (done bool, err error) {
+	if p.used > 0 {
+		// Half of the time: where it fell silent, a new connection must have some left.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, l.tx.s.times.Setup/2)
+		defer cancel()
+		return l.try(ctx, p, e)
+	}
+	done, err = l.try(ctx, p, e)
+	var wrong *guessError
+	misled := errors.As(err, &wrong)
+	gone := p.ahead && (l.mail.Code == 0 || l.mail.Code == 421)
+	if done || ctx.Err() != nil || !gone && !misled {
+		return done, err
+	}
+	ctx, cancel := afterSilence(ctx, err)
+	defer cancel()
+	if p, err = p.anew(ctx); err != nil {
+		l.tx.note(err)
+		return false, err
+	}
+	if misled {
+		wrong.blame()
+		p.wire.trips += wrong.trips
+	}
+	return l.try(ctx, p, e)
+}
+
+// keyFor tells which transactions of a session may share a connection: same
 // route, and same client as the backend was told.
-func (l *leg) key() string { return l.route.Key + "\x00" + l.tx.announced() }
+func (t *transaction) keyFor(r route.Route) poolKey {
+	key := t.s.door.caller.warmKey(r)
+	key.announced = t.announced()
+	return key
+}
 
 // try says MAIL and the recipients to a peer. done is false when the hop gave
 // no answer that counts and another may be tried.
 func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err error) {
 	if end, ok := ctx.Deadline(); ok {
-		p.end = end
+		p.end, p.trialEnd = end, time.Time{}
 	}
-	p.key, l.peer = l.key(), p
+	p.key, l.peer = l.tx.keyFor(l.route), p
 	l.tx.s.door.learn(p.pipe.EHLO())
-	l.mail, l.accepted, l.dataSaid, l.ready = smtpwire.Reply{}, nil, smtpwire.Reply{}, false
+	l.mail, l.heard, l.accepted, l.dataSaid, l.ready = smtpwire.Reply{}, 0, nil, smtpwire.Reply{}, false
+	l.usedBefore = p.used > 0
 	err = l.speak(p, e, true)
 	p.end = time.Time{}
-	if l.gone || l.sent && !l.outcome.refused() || err == nil && !l.elsewhere() {
+	if l.gone || l.sent && (!l.outcome.refused() || len(l.accepted) > 0) || err == nil && !l.elsewhere() {
 		l.begun = true
 		l.tx.connected(p)
 		return true, err
@@ -159,177 +230,10 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 
 // elsewhere tells whether the answer to MAIL is a reason to ask another hop:
 // 421 says that this connection is over, and a passing trouble of one MX host
-// may not be another's. A backend speaks for itself.
+// may not be another's. A backend speaks for itself, but not where the trouble
+// may be with a connection that has carried other messages.
 func (l *leg) elsewhere() bool {
-	return l.mail.Code == 421 || l.mail.Class() == 4 && !l.tx.s.door.inbound
-}
-
-// speak says [RSET MAIL] RCPT… [DATA] in as few flights as the hop allows.
-func (l *leg) speak(p *peer, e envelope, first bool) error {
-	const rset, from, data, text = -1, -2, -3, -4
-	p.textOut = false
-	var cmds []smtpwire.Command
-	var who []int // what each command is: the index of a recipient, or one of these
-	add := func(c smtpwire.Command, what int) { cmds, who = append(cmds, c), append(who, what) }
-	if first {
-		c, refused, ok := l.tx.adapted(l.tx.mail, p)
-		if !ok {
-			l.answerMail(e, refused)
-			return nil
-		}
-		if p.open {
-			add(smtpwire.Command{Verb: smtpwire.VerbRset}, rset)
-		}
-		add(c, from)
-		p.open, p.used = true, p.used+1
-	}
-	for i, rcpt := range e.rcpts {
-		c, refused, ok := l.tx.adapted(rcpt, p)
-		if !ok {
-			l.gone = e.answered(i, refused) || l.gone
-			continue
-		}
-		add(c, i)
-	}
-	switch {
-	case first && l.ridesAlong(p, e.text):
-		add(p.chunk(e.text), text)
-	case e.data && p.has("PIPELINING") && !p.has("CHUNKING"):
-		// Without CHUNKING the text costs a trip more unless DATA rides along.
-		add(smtpwire.Command{Verb: smtpwire.VerbData}, data)
-	}
-	var refusedReset error
-	err := p.do(duringEnvelope, p.times.PeerCommand, cmds, func(i int, r smtpwire.Reply) {
-		switch {
-		case who[i] == rset && r.Class() != 2:
-			refusedReset = &peerError{hop: p.label, during: "resetting the transaction", said: r}
-		case who[i] == rset:
-		case who[i] == from:
-			l.answerMail(e, r)
-		case who[i] == data:
-			l.dataSaid, l.ready = r, r.Code == 354
-		case who[i] == text:
-			l.outcome = p.finalOf(r, len(l.accepted))
-		case first && l.elsewhere(): // another hop will be asked
-		default:
-			l.gone = e.answered(who[i], r) || l.gone
-		}
-		if i+1 < len(who) && who[i+1] == text && !l.elsewhere() {
-			l.gone = e.release() || l.gone // the verdict may take its time
-		}
-	})
-	if p.textOut {
-		l.sent = true
-		if err != nil && (len(l.outcome.replies) == 0 || p.contradicts(l.outcome.replies[0])) {
-			err = &doubtError{err} // for recipients, too, that were not answered
-			l.outcome = outcome{inDoubt: true, err: err}
-		}
-	}
-	if err == nil && refusedReset != nil {
-		p.broken = true
-		return refusedReset
-	}
-	return err
-}
-
-// ridesAlong tells whether a text may leave behind its envelope in the same
-// flight, as the client sent it to us (RFC 3030 §4.1 with RFC 2920). Only on a
-// new connection: one that was idle may be dead, and what became of a text that
-// was sent into it could not be known (P2).
-func (l *leg) ridesAlong(p *peer, m *message) bool {
-	return m != nil && p.used == 1 && !p.lmtp && p.has("PIPELINING") && p.has("CHUNKING") && !l.mustConvert(p, m)
-}
-
-func (l *leg) answerMail(e envelope, r smtpwire.Reply) {
-	l.mail = r
-	if e.mailed != nil && !l.elsewhere() {
-		l.gone = e.mailed(r) || l.gone
-	}
-}
-
-// commit sends the message and keeps the outcome. end is when the final reply
-// must be there.
-func (l *leg) commit(ctx context.Context, m *message, end time.Time) {
-	if !l.sent && (l.dataSaid.Code == 0 || l.ready) && !l.peer.quiet() {
-		// The hop has not waited for a client that took its time. Nothing of the
-		// text was said to it, so it may be asked again (P2).
-		if l.err = l.again(ctx, end); l.err != nil {
-			l.outcome = outcome{err: l.err}
-			return
-		}
-	}
-	n := len(l.accepted)
-	switch {
-	case l.sent:
-	case l.dataSaid.Code != 0 && !l.ready:
-		l.outcome = l.peer.refusedText(l.dataSaid, n)
-	case l.mustConvert(l.peer, m):
-		l.abandon()
-		l.outcome = outcome{replies: repeat(composed(554, "5.6.3",
-			"the next hop takes 7-bit text only, and this message is not"), n)}
-	default:
-		l.outcome = l.peer.text(m, n, l.ready, end)
-		l.ready = false
-	}
-	if l.outcome.err != nil {
-		l.tx.note(l.outcome.err)
-	}
-}
-
-// errOtherMind: asked again, the hop did not take everyone it had taken before.
-// Who hears what cannot be mended now; the client's next attempt will tell.
-var errOtherMind = errors.New("the connection was lost, and asked again the next hop answered otherwise")
-
-// again asks a new connection for all that the old one had accepted.
-func (l *leg) again(ctx context.Context, end time.Time) error {
-	ctx, cancel := context.WithDeadline(ctx, end)
-	defer cancel()
-	l.tx.note(l.peer.fail("receiving the message from the client", errors.New("it did not wait")))
-	l.tx.s.mu.Lock() // legs are committed side by side
-	l.tx.rec.done(l.peer)
-	l.tx.s.mu.Unlock()
-	l.peer.close()
-	want := l.accepted
-	l.peer, l.begun, l.gone, l.accepted = nil, false, false, nil
-	e := envelope{release: func() bool { return false }, forget: func() bool { return true }}
-	for _, rc := range want {
-		e.rcpts = append(e.rcpts, rc.cmd)
-	}
-	e.answered = func(i int, r smtpwire.Reply) bool {
-		if r.Class() == 2 {
-			l.accepted = append(l.accepted, want[i])
-		}
-		return false
-	}
-	err := l.begin(ctx, e)
-	if err == nil && len(l.accepted) != len(want) {
-		err = errOtherMind
-	}
-	l.accepted = want // in doubt or not, they are to hear of it
-	return err
-}
-
-// mustConvert: the client was promised 8BITMIME and used it, and this hop does
-// not have it. Converting would break signatures (P4); RFC 6152 §3 leaves only
-// refusal.
-// https://www.rfc-editor.org/rfc/rfc6152#section-3
-func (l *leg) mustConvert(p *peer, m *message) bool {
-	body, ok := l.tx.mail.Params.Get("BODY")
-	return ok && strings.EqualFold(body, "8BITMIME") && m.scan.EightBit && !p.has("8BITMIME")
-}
-
-// noText is the hop's refusal of DATA, where it has been asked already.
-func (l *leg) noText() (smtpwire.Reply, bool) {
-	return l.dataSaid, l.dataSaid.Class() >= 4
-}
-
-// abandon leaves a hop that waits for text without any. A dot would complete an
-// empty message, so the connection ends.
-func (l *leg) abandon() {
-	if l.peer != nil && l.ready {
-		l.peer.close()
-		l.ready = false
-	}
+	return l.mail.Code == 421 || l.mail.Class() == 4 && (!l.tx.s.door.inbound || l.usedBefore)
 }
 
 // errBroke is an error in Slipstream itself.

@@ -13,7 +13,7 @@ import (
 )
 
 // legDoor is a door that takes several destinations in one transaction.
-func legDoor(out *OutboundConfig) { out.Protocol = "lmtp" }
+func legDoor(out *OutboundConfig) { out.Protocol, out.LateVerdict = "lmtp", false }
 
 // legTwoHosts gives a domain two MX hosts, and a hop at each of them.
 func legTwoHosts(w *world, domain string, first, second *refpeer.Server) {

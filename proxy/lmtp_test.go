@@ -71,7 +71,7 @@ func TestLMTPManyHops(t *testing.T) {
 			w.lmtpDomain("cut.example", "203.0.113.17", &refpeer.Server{Keywords: plain, Behave: hopsAt("data start", refpeer.Action{Reset: true})})
 			w.lmtpDomain("down.example", "203.0.113.18", nil)
 			w.lmtpDomain("picky.example", "203.0.113.19", &refpeer.Server{Keywords: modern, RcptReplies: map[string]string{"a@picky.example": "550 5.1.1 nobody"}})
-			w.outbound(func(out *OutboundConfig) { out.Protocol = "lmtp" })
+			w.outbound(func(out *OutboundConfig) { out.Protocol, out.LateVerdict = "lmtp", false })
 			w.start()
 			c := w.lmtpClient()
 			rcpts := []struct{ to, reply, final string }{
@@ -153,6 +153,7 @@ func TestLMTPToLMTP(t *testing.T) {
 				RcptReplies: map[string]string{"c@example.org": "550 5.1.1 nobody"}})
 			w.outbound(func(out *OutboundConfig) {
 				out.Protocol, out.Route, out.Relay = "lmtp", "", Endpoint{Host: mxHost, Port: 25, LMTP: true}
+				out.LateVerdict = false
 			})
 			w.start()
 			c := w.lmtpClient()
@@ -231,7 +232,7 @@ func TestLMTPWithoutRecipients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.serve(mxAddr, &refpeer.Server{Keywords: refpeer.Modern(), RcptReplies: map[string]string{"a@example.org": "550 5.1.1 nobody"}})
-		w.outbound(func(out *OutboundConfig) { out.Protocol = "lmtp" })
+		w.outbound(func(out *OutboundConfig) { out.Protocol, out.LateVerdict = "lmtp", false })
 		w.start()
 		c := w.client(outboundAt)
 		c.ask("EHLO client.example", "500 5.5.1")

@@ -36,6 +36,26 @@ func (m *message) appendTo(b []byte) ([]byte, error) {
 	return buf.Bytes(), err
 }
 
+// mistakable tells whether a hop that takes the text behind BDAT for commands,
+// since it has no CHUNKING any more, would find one among them that brings a text
+// of its own: somebody may have written it for that (P4).
+func (m *message) mistakable() bool {
+	text, err := m.appendTo(nil)
+	if err != nil {
+		return true
+	}
+	for line := range bytes.Lines(text) {
+		verb := bytes.TrimLeft(line, " \t\v\f")
+		verb = verb[:min(len(verb), 4)]
+		for _, brings := range []string{"DATA", "BDAT", "BURL"} {
+			if bytes.EqualFold(verb, []byte(brings)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // Write takes the next octets of the body: into the spool, while the header
 // section is watched.
 func (m *message) Write(p []byte) (int, error) {

@@ -27,6 +27,11 @@ type Metrics struct {
 	fallbacks    *prometheus.CounterVec
 	panics       *prometheus.CounterVec
 	sessions     *prometheus.CounterVec
+	pool         poolMetrics
+	saved        *prometheus.CounterVec
+	control      *prometheus.HistogramVec
+	controlTrips *prometheus.CounterVec
+	guesses      *prometheus.CounterVec
 	shy          atomic.Pointer[tlsstore.Shy] // whose clients are counted; nil: there are none
 }
 
@@ -38,10 +43,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return c
 	}
 	m := &Metrics{
+		pool:         newPoolMetrics(reg),
 		connections:  counter("connections_total", "Clients that came in.", "door"),
 		turnedAway:   counter("turned_away_total", "Clients that were turned away at the door.", "door", "code"),
 		transactions: counter("transactions_total", "Transactions by how they ended.", "door", "status"),
 		octets:       counter("message_octets_total", "Octets of message text that were sent on.", "door"),
+		saved:        counter("trips_saved_total", "Round trips with next hops that were not spent, by what spared them.", "door", "how"),
+		guesses: counter("guesses_wrong_total",
+			"Connections to next hops that were spoken to early and were not as they had been.", "door"),
+		controlTrips: counter("control_trips_total", "Round trips spent with next hops by transactions of the control share.", "door"),
 		trips:        counter("trips_total", "Round trips spent with next hops.", "door"),
 		refusals:     counter("commands_refused_total", "Commands that were refused as out of order or malformed.", "door", "code"),
 		smuggling:    counter("smuggling_blocked_total", "Messages refused for a bare CR, a bare LF or a NUL.", "door", "what"),
@@ -54,8 +64,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "Clients that are in now."}, []string{"door"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "slipstream", Name: "transaction_seconds",
 			Help:    "Time from MAIL to the final reply.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}}, []string{"door", "status"}),
+			Buckets: transactionSeconds()}, []string{"door", "status"}),
 	}
+	m.control = prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "slipstream", Name: "control_transaction_seconds",
+		Help:    "Time from MAIL to the final reply of transactions of the control share.",
+		Buckets: transactionSeconds()}, []string{"door", "status"})
 	withheld := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "slipstream", Name: "tickets_withheld",
 		Help: "Networks and EHLO domains whose clients are given no session tickets, by what was learned."},
 		func() float64 {
@@ -64,18 +77,26 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			}
 			return 0
 		})
-	reg.MustRegister(m.open, m.seconds, withheld)
+	reg.MustRegister(m.open, m.seconds, m.control, withheld)
 	return m
+}
+
+func transactionSeconds() []float64 {
+	return []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300}
 }
 
 // prepare makes a door's counters appear with the value 0.
 func (m *Metrics) prepare(door string) {
-	for _, c := range []*prometheus.CounterVec{m.connections, m.octets, m.trips, m.handshakes, m.inDoubt, m.fallbacks, m.panics} {
+	for _, c := range []*prometheus.CounterVec{m.connections, m.octets, m.trips, m.handshakes, m.inDoubt, m.fallbacks, m.panics, m.controlTrips, m.guesses} {
 		c.WithLabelValues(door)
 	}
 	m.open.WithLabelValues(door)
+	m.pool.prepare(door)
 	for _, status := range []string{"sent", "deferred", "bounced", "mixed", "refused", "aborted"} {
 		m.transactions.WithLabelValues(door, status)
+	}
+	for _, s := range everySaving() {
+		m.saved.WithLabelValues(door, s.how)
 	}
 	for _, leg := range []string{legClient, legHop} {
 		for _, w := range resumptionWords() {
@@ -86,6 +107,8 @@ func (m *Metrics) prepare(door string) {
 		m.smuggling.WithLabelValues(door, what.String())
 	}
 }
+
+func (m *Metrics) misled(door string) { m.guesses.WithLabelValues(door).Inc() }
 
 func (m *Metrics) fellBack(door string) { m.fallbacks.WithLabelValues(door).Inc() }
 
@@ -123,8 +146,16 @@ func (m *Metrics) handshakeFailed(door string) { m.handshakes.WithLabelValues(do
 
 func (m *Metrics) transaction(sum Summary) {
 	m.transactions.WithLabelValues(sum.Door, sum.Status).Inc()
-	m.seconds.WithLabelValues(sum.Door, sum.Status).Observe(sum.Took.Seconds())
 	m.trips.WithLabelValues(sum.Door).Add(float64(sum.Trips))
+	for _, s := range sum.Saved.list() {
+		m.saved.WithLabelValues(sum.Door, s.how).Add(float64(s.trips))
+	}
+	if sum.Control {
+		m.control.WithLabelValues(sum.Door, sum.Status).Observe(sum.Took.Seconds())
+		m.controlTrips.WithLabelValues(sum.Door).Add(float64(sum.Trips))
+	} else {
+		m.seconds.WithLabelValues(sum.Door, sum.Status).Observe(sum.Took.Seconds())
+	}
 	if sum.Status == "sent" || sum.Status == "mixed" {
 		m.octets.WithLabelValues(sum.Door).Add(float64(sum.Octets))
 	}

@@ -34,9 +34,9 @@ type peer struct {
 	rw     io.ReadWriter // the wire, or TLS over it
 	r      *smtpwire.Reader
 	pipe   *smtpwire.Pipeline
-	label  string // "mx.example.net[192.0.2.7]:25"
-	banner string // its greeting
-	key    string // which transactions may share this connection
+	label  string  // "mx.example.net[192.0.2.7]:25"
+	banner string  // its greeting
+	key    poolKey // which transactions may share this connection
 	lmtp   bool
 	tls    *tls.ConnectionState // nil in clear
 	times  *TimeoutsConfig
@@ -58,6 +58,22 @@ type peer struct {
 	trialEnd time.Time              // what end was before the trial
 	ticket   error                  // why TLS broke off, where it was a ticket of the hop's
 	onTicket func(error)            // hears of that at once; set with sessions
+	berth    *berth                 // its place among the connections to its hop; nil: it has none
+
+	guess   *guess                               // EHLO waits to leave with what is said first; else nil
+	anew    func(context.Context) (*peer, error) // connects to the same address again, in lock step
+	mark    int64                                // octets that may be acknowledged though nothing of the text arrived
+	fast    bool                                 // what is said first may ride in the SYN
+	apart   bool                                 // but no text
+	parted  bool                                 // a text was left behind
+	ahead   bool                                 // it was made before anybody asked for it
+	inClear bool                                 // TLS failed here: whoever comes next is to try it again
+	rode    bool                                 // a text left along with its envelope: whether the replies are in step is to be seen
+	ended   bool                                 // the hop ended the connection
+	aborted bool                                 // or it broke, in another way than in order
+	marked  bool                                 // the kernel said so
+	setup   int                                  // trips that it takes to come as far as MAIL, with nothing spared
+	gain    savings                              // trips spared that are not in the log yet
 }
 
 func newPeer(conn net.Conn, label string, lmtp bool, times *TimeoutsConfig) *peer {
@@ -100,6 +116,10 @@ func (p *peer) wait(name string, limit time.Duration) {
 // fail marks the connection as out of step and describes what happened.
 func (p *peer) fail(during string, err error) error {
 	p.broken = true
+	orderly := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNREFUSED) // of a connection that was to be opened by what is said first
+	p.ended = p.ended || orderly || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	p.aborted = p.aborted || !orderly
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the connection was closed by the other side")
 	}
@@ -114,10 +134,18 @@ var errSurplus = errors.New("the other side sent more replies than there were co
 // reply to got in the order of the commands. An error means that the
 // conversation broke; a refusal by the hop is a reply like any other.
 func (p *peer) do(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
+	if p.guess != nil {
+		return p.doEarly(during, limit, cmds, got)
+	}
 	if p.pipe.Confirmed() && p.pipe.Waiting() == 0 && !p.quiet() {
 		return p.unasked(during)
 	}
 	p.pipe.Queue(cmds...)
+	return p.answers(during, limit, cmds, got)
+}
+
+// answers sends what is queued and has not left, and hands on the replies.
+func (p *peer) answers(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
 	for i := 0; i < len(cmds); i++ {
 		if p.surplus() {
 			return p.fail(during, errSurplus)
@@ -185,23 +213,61 @@ func (p *peer) send() error {
 		p.buf = c.AppendTo(p.buf)
 		if c.Verb == smtpwire.VerbBdat && p.riding != nil {
 			var err error
+			p.mark, p.marked = ackedOctets(p.wire.Conn)
+			if p.fast && p.apart {
+				if err = p.sayFirst(c); err != nil {
+					return err
+				}
+			}
+			p.textOut = true
 			if p.buf, err = p.riding.appendTo(p.buf); err != nil {
 				return err
 			}
-			p.textOut, p.riding = true, nil
+			p.riding = nil
 		}
 	}
 	_, err := p.rw.Write(p.buf)
+	if err != nil {
+		p.textOut = false // not to its last octet
+	}
 	if cap(p.buf) > maxKeptBuffer {
 		p.buf = nil
 	}
 	return err
 }
 
-// chunk prepares a text to leave behind its envelope: the command to queue.
-func (p *peer) chunk(m *message) smtpwire.Command {
-	p.riding = m
-	return smtpwire.Command{Verb: smtpwire.VerbBdat, Size: m.size(), Last: true}
+// sayFirst lets commands go in the SYN and leaves the text that the last of them
+// is about behind: a SYN may come twice, and then the hop would have two messages
+// (https://www.rfc-editor.org/rfc/rfc7413#section-6.1).
+func (p *peer) sayFirst(chunk smtpwire.Command) error {
+	line := len(chunk.AppendTo(nil))
+	first := p.buf[:len(p.buf)-line]
+	if _, err := p.rw.Write(first); err != nil {
+		return err
+	}
+	p.mark += int64(len(first))
+	p.buf = append(p.buf[:0], p.buf[len(first):]...)
+	p.parted = true
+	return nil
+}
+
+// synRoom is how many octets a SYN can carry where packets have room for 1500:
+// without both headers, and the options of a SYN with a cookie.
+const synRoom = 1420
+
+// opened accounts for a SYN, once the hop has answered to what may have ridden
+// in it.
+func (p *peer) opened() {
+	if !p.fast {
+		return
+	}
+	p.fast = false
+	if synData(p.wire.Conn) && !p.parted && p.wire.first <= synRoom {
+		p.gain.fastopen++
+		p.setup++
+		return
+	}
+	p.wire.trips++ // the rest waited for the SYN-ACK
 }
 
 // reply reads the next reply and accounts for it.
@@ -226,7 +292,11 @@ func (p *peer) reply(during string) (smtpwire.Reply, error) {
 // greet waits for the greeting. RFC 5321 §3.1: anything but 220 means that the
 // hop will not serve us now.
 func (p *peer) greet() error {
-	p.wait(duringGreeting, p.times.Greeting)
+	limit := p.times.Greeting
+	if p.fast { // there may be nobody to connect to
+		limit = min(limit, p.times.Connect)
+	}
+	p.wait(duringGreeting, limit)
 	r, err := p.reply(duringGreeting)
 	if err != nil {
 		return err
@@ -234,9 +304,15 @@ func (p *peer) greet() error {
 	if r.Code != 220 {
 		return p.unwilling(duringGreeting, r)
 	}
-	p.banner = r.String()
+	p.banner = cut(r.String(), maxBanner)
 	return nil
 }
+
+// maxBanner bounds what is kept of a greeting.
+const maxBanner = 512
+
+// cut shortens a text to some octets.
+func cut(s string, most int) string { return s[:min(len(s), most)] }
 
 func (p *peer) unwilling(during string, r smtpwire.Reply) error {
 	return &peerError{hop: p.label, during: during, said: r}
@@ -263,42 +339,6 @@ func (p *peer) hello(name string) error {
 	if r.Code != 250 { // another 2xx answers something else
 		return p.unwilling(duringHello, r)
 	}
-	return nil
-}
-
-// errEarlyWords: plaintext behind the 220 to STARTTLS would be taken for
-// replies from inside TLS (CVE-2021-38371).
-var errEarlyWords = errors.New("the other side spoke on before TLS was up")
-
-// startTLS asks for TLS and negotiates it. The EHLO set from before is
-// forgotten (RFC 3207 §4.2): the caller says hello again.
-func (p *peer) startTLS(ctx context.Context, conf *tls.Config) error {
-	r, err := p.one(duringStartTLS, p.times.PeerCommand, smtpwire.Command{Verb: smtpwire.VerbStarttls})
-	if errors.Is(err, errSurplus) {
-		err = p.fail(duringStartTLS, errEarlyWords)
-	}
-	if err != nil {
-		return err
-	}
-	if r.Code != 220 {
-		return p.unwilling(duringStartTLS, r)
-	}
-	return p.handshake(ctx, conf, true)
-}
-
-// handshake puts TLS over the wire. greeted: no greeting will follow (STARTTLS);
-// with TLS on connect one does.
-func (p *peer) handshake(ctx context.Context, conf *tls.Config, greeted bool) error {
-	p.wait(duringHandshake, p.times.TLSHandshake)
-	conn := tls.Client(p.wire, conf)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return p.fail(duringHandshake, err)
-	}
-	state := conn.ConnectionState()
-	p.tls, p.rw = &state, conn
-	p.r.Reset(ticketReader{conn, p})
-	p.wire.hurry = true // tickets come ahead of the next reply
-	p.pipe = newPipeline(smtpwire.EHLO{}, greeted, p.lmtp)
 	return nil
 }
 
@@ -329,30 +369,14 @@ func (p *peer) quiet() bool {
 }
 
 // readable tells whether a read from the wire would return at once.
-func (p *peer) readable() bool {
-	if c, ok := p.wire.Conn.(interface{ Readable() bool }); ok {
-		return c.Readable() // a simulated connection knows without a socket
-	}
-	sc, ok := p.wire.Conn.(syscall.Conn)
-	if !ok {
-		return false // not a socket; if it died, the next flight tells
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return true
-	}
-	nothing := false
-	err = raw.Control(func(fd uintptr) { // Control, since Read heeds the deadline of the last wait
-		var b [1]byte
-		_, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-		nothing = errors.Is(err, syscall.EAGAIN)
-	})
-	return err != nil || !nothing
-}
+func (p *peer) readable() bool { return readable(p.wire.Conn) }
+
+// settled tells whether the hop has answered our EHLO and is in step.
+func (p *peer) settled() bool { return !p.broken && p.guess == nil }
 
 // quit ends the connection politely where it is in step, and at once where not.
 func (p *peer) quit() {
-	if !p.broken && p.quiet() {
+	if p.settled() && p.quiet() {
 		p.end = time.Time{}
 		_, _ = p.one("waiting for the answer to QUIT", p.times.Quit, smtpwire.Command{Verb: smtpwire.VerbQuit}) // nothing depends on the answer
 	}
@@ -361,7 +385,7 @@ func (p *peer) quit() {
 
 // leave is quit without waiting for the answer.
 func (p *peer) leave() {
-	if !p.broken && p.quiet() {
+	if p.settled() && p.quiet() {
 		p.wire.wait("sending QUIT", p.times.Quit)
 		_, _ = p.rw.Write(smtpwire.Command{Verb: smtpwire.VerbQuit}.AppendTo(nil)) // a courtesy
 	}
@@ -371,6 +395,7 @@ func (p *peer) leave() {
 func (p *peer) close() {
 	p.broken = true
 	_ = p.wire.Close()
+	p.berth.leave()
 	if p.onClose != nil {
 		p.onClose()
 	}

@@ -24,6 +24,7 @@ func (p *peer) text(m *message, finals int, ready bool, end time.Time) outcome {
 	defer func() { p.end = time.Time{} }()
 	var err error
 	if p.has("CHUNKING") && !ready {
+		p.mark, p.marked = ackedOctets(p.wire.Conn)
 		err = p.sendChunk(m)
 	} else {
 		if !ready {
@@ -35,6 +36,7 @@ func (p *peer) text(m *message, finals int, ready bool, end time.Time) outcome {
 				return p.refusedText(r, finals)
 			}
 		}
+		p.mark, p.marked = ackedOctets(p.wire.Conn)
 		err = p.sendStuffed(m)
 	}
 	if err != nil {

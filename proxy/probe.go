@@ -116,7 +116,7 @@ func (b *probe) connect(ctx context.Context, host route.Host) (net.Conn, error) 
 	i, conn, err := race(ctx, len(host.Addrs), func(ctx context.Context, i int) (net.Conn, error) {
 		start := time.Now()
 		defer func() { took[i] = time.Since(start) }()
-		return c.dialNamed(ctx, hopLabel(host.Name, host.Addrs[i]), "tcp", netip.Addr{}, host.Addrs[i].String())
+		return c.dialNamed(ctx, c.dial, hopLabel(host.Name, host.Addrs[i]), "tcp", netip.Addr{}, host.Addrs[i].String())
 	})
 	if err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (b *probe) startTLS(ctx context.Context, how string) error {
 		}
 		return nil
 	}
-	err := b.secure(ProbeStartTLS, func(conf *tls.Config) error { return b.p.startTLS(ctx, conf) })
+	err := b.secure(ProbeStartTLS, func(conf *tls.Config) error { return b.p.startTLS(ctx, func() *tls.Config { return conf }) })
 	if err != nil {
 		return err
 	}

@@ -28,7 +28,13 @@ type Options struct {
 	// Dial opens connections to hops. nil: [net.Dialer].
 	Dial DialFunc
 
+	// DialFast opens connections on which we speak first: what is written first
+	// may ride in the SYN, and failures may show no sooner than at the first
+	// read. nil: TCP Fast Open where Dial is nil too, else there is none.
+	DialFast DialFunc
+
 	// Listen opens a door's address, given as "host:port". nil: [net.ListenConfig].
+	// A listener of the kernel's is told to take data in SYNs where its door does.
 	Listen func(ctx context.Context, addr string) (net.Listener, error)
 
 	// Store keeps TLS sessions of hops. nil: none are kept. It must outlive the
@@ -51,12 +57,14 @@ type Proxy struct {
 	metrics *Metrics
 	dns     Resolver
 	dial    DialFunc
+	fast    DialFunc // nil: there is no Fast Open
 	listen  func(ctx context.Context, addr string) (net.Listener, error)
 	done    func(Summary)
 	store   *tlsstore.Store
 	tickets *tlsstore.Tickets
 	shy     *tlsstore.Shy
 
+	pool     *pool
 	gate     *gate
 	goodbyes chan struct{} // one for each client that is being turned away
 	wires    *wireSet
@@ -95,8 +103,9 @@ type way struct {
 // certificates and opens nothing; [Proxy.Start] does.
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
-		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, listen: o.Listen, done: o.Done,
+		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
 		store: o.Store, tickets: o.Tickets, shy: o.Shy,
+		pool: newPool(cfg.Limits.MaxIdleConnections, o.Metrics),
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
 		config: cfg,
@@ -104,14 +113,14 @@ func New(cfg *Config, o Options) (*Proxy, error) {
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
+	if p.dial == nil && p.fast == nil {
+		p.fast = netDialFast
+	}
 	if p.dial == nil {
 		p.dial = netDial
 	}
 	if p.listen == nil {
-		p.listen = func(ctx context.Context, addr string) (net.Listener, error) {
-			var lc net.ListenConfig
-			return lc.Listen(ctx, "tcp", addr)
-		}
+		p.listen = netListen
 	}
 	if p.metrics != nil {
 		p.metrics.shy.Store(p.shy)
@@ -250,6 +259,7 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 		if pt == nil {
 			pt = opened[pp.addr]
 		}
+		offerFastOpen(pt.ln, pp.inbound != nil && pp.inbound.FastOpen)
 		pt.way.Store(&way{pp.door, pp.implicit})
 		wanted[pp.addr] = pt
 	}
@@ -259,6 +269,10 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 			p.log.Info("not listening any more", zap.String("listen", addr))
 		}
 	}
+	for _, d := range p.doors {
+		p.pool.forget(d.caller)
+	}
+	p.pool.resize(pl.config.Limits.MaxIdleConnections)
 	p.config, p.doors, p.ports, p.spools = pl.config, pl.doors, wanted, pl.spools
 	p.checkSpool()
 	p.prepareMetrics()
@@ -350,6 +364,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 			err = fmt.Errorf("%w; sessions hang on", err)
 		}
 	}
+	p.pool.close(ctx)
 	p.cancel()
 	return err
 }

@@ -21,6 +21,7 @@ type record struct {
 	verified bool
 	resumed  int // what resumption did on its connection, in bits
 	trips    int
+	saved    savings
 	used     int // how many transactions the connection had carried, this one included
 	asked    time.Time
 	ended    string    // why it ended without a text, if it did
@@ -48,6 +49,8 @@ const maxRelayField = 512
 func (r *record) done(p *peer) {
 	r.trips += p.wire.trips - p.counted
 	p.counted = p.wire.trips
+	r.saved.add(p.gain)
+	p.gain = savings{}
 }
 
 // status sums the final replies up in a word, as Postfix does.
@@ -122,6 +125,8 @@ type Summary struct {
 	// session, 8 got a ticket, 16 resumed.
 	Resumption int
 	Trips      int           // round trips spent with them, connecting included
+	Saved      savings       // round trips that were not spent, and why
+	Control    bool          // it went without what makes others fast
 	Octets     int64         // message text as the client sent it
 	InDoubt    bool          // every octet was sent, but no final reply came
 	Took       time.Duration // from MAIL to the final reply
@@ -131,6 +136,7 @@ func (t *transaction) summary(status string, said smtpwire.Reply) Summary {
 	sum := Summary{
 		Door: t.s.door.name, ID: t.id, From: t.mail.Path.String(), Status: status, Reply: said,
 		Relay: t.rec.relay, TLS: t.rec.tls, Verified: t.rec.verified, Resumption: t.rec.resumed, Trips: t.rec.trips,
+		Saved: t.rec.saved, Control: t.plain,
 		InDoubt: t.inDoubt(), Took: time.Since(t.start),
 	}
 	for _, rc := range t.rcpts {
@@ -162,6 +168,8 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.String("delay", seconds(sum.Took)),
 		zap.String("delays", t.delays(t.start.Add(sum.Took))),
 		zap.Int("trips", sum.Trips),
+		zap.Int("saved", sum.Saved.total()),
+		zap.String("how", sum.Saved.String()),
 		zap.String("dsn", dsn),
 		zap.String("status", status),
 		zap.String("reply", replied(said)),
@@ -173,6 +181,9 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 	}
 	if t.rec.ended != "" {
 		fields = append(fields, zap.String("ended", t.rec.ended))
+	}
+	if sum.Control {
+		fields = append(fields, zap.Bool("control", true))
 	}
 	if sum.InDoubt {
 		fields = append(fields, zap.Bool("in_doubt", true))

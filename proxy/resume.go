@@ -62,6 +62,7 @@ func describeResumption(bits int) string {
 // A memory is what a caller may use of what was learned about hops.
 type memory struct {
 	store    *tlsstore.Store // nil: nothing is kept
+	resume   bool            // TLS sessions are kept and offered
 	trust    [32]byte        // the authorities to believe, so that a session does not outlive them
 	balanced []string        // names behind which several machines keep sessions of their own
 	log      *zap.Logger     // hears what is learned for days
@@ -70,7 +71,7 @@ type memory struct {
 // sessions is where a connection's TLS sessions come from and go to; nil where
 // none are kept. What was made in one scope is of no use in another (P3).
 func (c *caller) sessions(p *peer, try call) *tlsstore.SessionCache {
-	if c.memory.store == nil || !try.addr.IsValid() || try.bare ||
+	if c.memory.store == nil || !c.memory.resume || !try.addr.IsValid() || try.bare ||
 		c.memory.store.Quirk(try.addr, tlsstore.QuirkNoTickets) {
 		return nil
 	}
@@ -144,18 +145,27 @@ func (p *peer) onTrial() bool { return p.offeredSession() && !p.heard }
 // beginTrial is called when a session is about to be offered. It leaves time for
 // a second connection, should the hop fall silent.
 func (p *peer) beginTrial() {
-	if p.end.IsZero() {
-		return
-	}
-	p.trialEnd = p.end
-	p.end = time.Now().Add(time.Until(p.end) / 2)
+	p.halveTime()
 	p.wait(duringHandshake, p.times.TLSHandshake)
+}
+
+// halveTime leaves a stage half of its time, once.
+func (p *peer) halveTime() {
+	if p.trialEnd.IsZero() && !p.end.IsZero() {
+		p.trialEnd = p.end
+		p.end = time.Now().Add(time.Until(p.end) / 2)
+	}
 }
 
 // heardFrom ends the trial: inside TLS the hop has said something, whatever it
 // was, so the session did no harm.
 func (p *peer) heardFrom() {
 	p.heard = true
+	p.wholeTime()
+}
+
+// wholeTime gives the stage all of its time again.
+func (p *peer) wholeTime() {
 	if !p.trialEnd.IsZero() {
 		p.end, p.trialEnd = p.trialEnd, time.Time{}
 	}
@@ -200,8 +210,8 @@ func (c *caller) without(ctx context.Context, try call, broke *sessionFailure) (
 	if broke.late {
 		c.distrust(try, broke, true)
 	}
-	try.fresh, try.bare = true, broke.ticket
-	conn, err := try.redial(ctx)
+	try.fresh, try.bare, try.lockStep = true, broke.ticket, true
+	conn, err := c.anew(ctx, try)
 	var p *peer
 	if err == nil {
 		p, err = c.ready(ctx, conn, try)

@@ -3,11 +3,12 @@ package proxy
 import "fmt"
 
 // What the service needs of open files: a connection has the client's socket,
-// the next hop's and the file of a large body; the rest is for doors, log, names
-// that are looked up and the certificates of a reload.
+// the next hop's and the file of a large body, and beside those there are the
+// connections that are kept; the rest is for doors, log, names that are looked
+// up, the certificates of a reload, and connections that are just being ended.
 const (
 	filesPerConnection = 3
-	filesBeside        = 100
+	filesBeside        = 100 + maxPoolTasks
 )
 
 // A FileLimit compares how many files the system lets us have open with how many
@@ -16,6 +17,7 @@ type FileLimit struct {
 	Has            uint64 // RLIMIT_NOFILE, the soft limit; 0 where the system has none
 	Needs          uint64
 	MaxConnections int
+	MaxIdle        int // connections to hops that are kept
 }
 
 // OpenFiles raises the system's limit on open files as far as we may and returns
@@ -25,8 +27,9 @@ func OpenFiles(limits LimitsConfig) (FileLimit, error) {
 	has, err := raiseFileLimit()
 	return FileLimit{
 		Has:            has,
-		Needs:          uint64(limits.MaxConnections)*filesPerConnection + filesBeside,
+		Needs:          uint64(limits.MaxConnections)*filesPerConnection + uint64(limits.MaxIdleConnections) + filesBeside,
 		MaxConnections: limits.MaxConnections,
+		MaxIdle:        limits.MaxIdleConnections,
 	}, err
 }
 
@@ -39,12 +42,15 @@ func (f FileLimit) String() string {
 		return "the system sets no limit"
 	}
 	if f.Enough() {
-		return fmt.Sprintf("%d may be open; max_connections = %d needs %d", f.Has, f.MaxConnections, f.Needs)
+		return fmt.Sprintf("%d may be open; max_connections = %d and max_idle_connections = %d need %d",
+			f.Has, f.MaxConnections, f.MaxIdle, f.Needs)
 	}
-	s := fmt.Sprintf("%d may be open, but max_connections = %d needs %d (%d per connection and %d); write LimitNOFILE=%d in the [Service] section of the unit",
-		f.Has, f.MaxConnections, f.Needs, filesPerConnection, filesBeside, f.Needs)
-	if f.Has >= filesBeside+filesPerConnection {
-		s += fmt.Sprintf(", or max_connections = %d in [limits]", (f.Has-filesBeside)/filesPerConnection)
+	beside := uint64(f.MaxIdle) + filesBeside
+	s := fmt.Sprintf("%d may be open, but max_connections = %d and max_idle_connections = %d need %d (%d per connection, 1 for each that is idle, and %d); "+
+		"write LimitNOFILE=%d in the [Service] section of the unit",
+		f.Has, f.MaxConnections, f.MaxIdle, f.Needs, filesPerConnection, filesBeside, f.Needs)
+	if f.Has >= beside+filesPerConnection {
+		s += fmt.Sprintf(", or max_connections = %d in [limits]", (f.Has-beside)/filesPerConnection)
 	}
 	return s
 }

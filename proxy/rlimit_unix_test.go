@@ -22,15 +22,15 @@ func TestOpenFilesRaisesTheSoftLimit(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lowered); err != nil {
 		t.Fatal(err)
 	}
-	got, err := OpenFiles(LimitsConfig{MaxConnections: 1})
+	got, err := OpenFiles(LimitsConfig{MaxConnections: 1, MaxIdleConnections: 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.Has != uint64(before.Max) {
 		t.Errorf("has %d files, want the hard limit %d", got.Has, before.Max)
 	}
-	if got.Needs != 103 {
-		t.Errorf("one connection needs %d files, want 103", got.Needs)
+	if got.Needs != 223 {
+		t.Errorf("one connection and 20 idle ones need %d files, want 223", got.Needs)
 	}
 }
 
@@ -41,14 +41,16 @@ func TestFileLimitSaysWhatToDo(t *testing.T) {
 		enough bool
 		want   string
 	}{
-		{"enough", FileLimit{Has: 30100, Needs: 30100, MaxConnections: 10000}, true,
-			"30100 may be open; max_connections = 10000 needs 30100"},
-		{"not enough", FileLimit{Has: 1024, Needs: 30100, MaxConnections: 10000}, false,
-			"1024 may be open, but max_connections = 10000 needs 30100 (3 per connection and 100); " +
-				"write LimitNOFILE=30100 in the [Service] section of the unit, or max_connections = 308 in [limits]"},
-		{"hopeless", FileLimit{Has: 64, Needs: 103, MaxConnections: 1}, false,
-			"64 may be open, but max_connections = 1 needs 103 (3 per connection and 100); " +
-				"write LimitNOFILE=103 in the [Service] section of the unit"},
+		{"enough", FileLimit{Has: 30700, Needs: 30700, MaxConnections: 10000, MaxIdle: 500}, true,
+			"30700 may be open; max_connections = 10000 and max_idle_connections = 500 need 30700"},
+		{"not enough", FileLimit{Has: 1024, Needs: 30700, MaxConnections: 10000, MaxIdle: 500}, false,
+			"1024 may be open, but max_connections = 10000 and max_idle_connections = 500 need 30700 " +
+				"(3 per connection, 1 for each that is idle, and 200); " +
+				"write LimitNOFILE=30700 in the [Service] section of the unit, or max_connections = 108 in [limits]"},
+		{"hopeless", FileLimit{Has: 64, Needs: 213, MaxConnections: 1, MaxIdle: 10}, false,
+			"64 may be open, but max_connections = 1 and max_idle_connections = 10 need 213 " +
+				"(3 per connection, 1 for each that is idle, and 200); " +
+				"write LimitNOFILE=213 in the [Service] section of the unit"},
 		{"no limit", FileLimit{Needs: 103}, true, "the system sets no limit"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

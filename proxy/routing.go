@@ -24,7 +24,7 @@ func (t *transaction) route(ctx context.Context, b *batch, asked []int) []group 
 			continue
 		}
 		if l == nil {
-			b.fill(i, composed(452, "4.5.3", "one destination at a time, please: send this recipient again on its own"))
+			b.fill(i, oneDestination())
 			continue
 		}
 		groups = addTo(groups, l, i)
@@ -62,7 +62,7 @@ func (t *transaction) legFor(r route.Route) *leg {
 	if len(t.legs) >= maxLegs {
 		return nil
 	}
-	l := &leg{tx: t, route: r}
+	l := &leg{tx: t, route: r, supply: t.leadFor(r.Key)}
 	t.legs = append(t.legs, l)
 	return l
 }

@@ -32,15 +32,16 @@ type session struct {
 	out    []byte    // replies not written yet
 	spoke  time.Time // when the client was last heard, or answered: since then it waits
 	client client
+	behind bool // more was sent behind the command that is answered now
 	bad    int  // commands that were refused as nonsense
 	mailed bool // MAIL was said, and neither RSET nor EHLO since
 	count  int  // transactions so far
 	over   bool // the last reply was said: close
 	polite bool // the client said QUIT
 	tx     *transaction
-	ahead  *chunkAhead      // the text of the flight's BDAT was read before its envelope was asked
-	kept   map[string]*peer // connections of earlier transactions, by key
-	errs   error            // the first write error
+	ahead  *chunkAhead       // the text of the flight's BDAT was read before its envelope was asked
+	kept   map[poolKey]*peer // connections of earlier transactions, by key
+	errs   error             // the first write error
 
 	mu       sync.Mutex
 	idle     bool // between transactions, waiting for a command
@@ -53,6 +54,7 @@ type client struct {
 	local     netip.AddrPort // where it connected to
 	helo      string
 	esmtp     bool
+	early     bool // it spoke before it heard our greeting, or went on before it heard what we offer
 	tls       *tls.ConnectionState
 	name      func() clientName // looked up where a backend wants it; else nil
 	admission *admission        // to TLS; nil without
@@ -84,9 +86,14 @@ func (s *session) converse(ctx context.Context) {
 	}
 }
 
-// greet says the first word at once; nothing is waited for. It returns false
-// where the client is turned away.
+// greet says the first word at once; nothing is waited for. To a client that
+// talks early it is said along with the answers to what is here already. It
+// returns false where the client is turned away.
 func (s *session) greet() bool {
+	if s.isDraining() {
+		s.farewell(errDraining)
+		return false
+	}
 	if refused, ok := s.door.admit(s); !ok {
 		s.say(refused)
 		s.over = true
@@ -100,7 +107,8 @@ func (s *session) greet() bool {
 		kind = "LMTP"
 	}
 	s.say(smtpwire.NewReply(220, "", s.door.hostname+" "+kind+" Slipstream"))
-	return s.flush() == nil
+	s.client.early = s.glance()
+	return s.client.early || s.flush() == nil
 }
 
 // readFlight waits for the next commands. Between transactions the session is
@@ -132,6 +140,12 @@ func (s *session) readFlight() ([]smtpwire.Command, error) {
 	return flight, err
 }
 
+func (s *session) isDraining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}
+
 // errDraining: the service is stopping and this session has nothing under way.
 var errDraining = errors.New("the service is shutting down")
 
@@ -151,7 +165,7 @@ func (s *session) farewell(err error) {
 	var wait *waitError
 	switch {
 	case errors.Is(err, errDraining), errors.Is(err, errCut):
-		s.say(smtpwire.NewReply(421, "4.3.2", s.door.hostname+" is shutting down, please try again later"))
+		s.say(s.door.shuttingDown())
 	case errors.As(err, &wait):
 		s.say(smtpwire.NewReply(421, "4.4.2", s.door.hostname+" timeout: "+wait.Error()))
 	case errors.Is(err, errTooMuch):
@@ -172,6 +186,7 @@ func (s *session) farewell(err error) {
 func (s *session) answer(ctx context.Context, flight []smtpwire.Command) {
 	for i := 0; i < len(flight) && !s.over && s.errs == nil; {
 		if !isEnvelope(flight[i]) {
+			s.behind = i+1 < len(flight) || s.r.Buffered() > 0
 			s.command(ctx, flight[i])
 			i++
 			continue
@@ -237,6 +252,15 @@ func (s *session) flush() error {
 	return s.errs
 }
 
+// catchUp sends what was answered so far, unless all octets of a chunk are here:
+// who still sends may take long, and others are not to wait for that.
+// https://www.rfc-editor.org/rfc/rfc2920#section-3.2
+func (s *session) catchUp(chunk int64) {
+	if int64(s.r.Buffered()) < chunk {
+		_ = s.flush() // errors are kept
+	}
+}
+
 // maxKeptBuffer is how much an idle session may keep for its next replies.
 const maxKeptBuffer = 512
 
@@ -272,16 +296,27 @@ func (s *session) linger() {
 
 // keptPeer hands out the connection that an earlier transaction left in good
 // order, if there is one.
-func (s *session) keptPeer(key string) *peer {
+func (s *session) keptPeer(key poolKey) *peer {
+	if c := s.door.caller; c.pools() {
+		p := c.pool.get(key, c.warm)
+		if p != nil {
+			p.gain.warm = p.setup
+		}
+		return p
+	}
 	s.mu.Lock()
 	p := s.kept[key]
 	delete(s.kept, key)
 	s.mu.Unlock()
-	if p == nil || p.quiet() {
-		return p
+	if p == nil {
+		return nil
 	}
-	p.close()
-	return nil
+	if !p.quiet() {
+		p.close()
+		return nil
+	}
+	p.gain.warm = p.setup
+	return p
 }
 
 // maxKeptPeers bounds the connections a session keeps between transactions.
@@ -290,13 +325,22 @@ const maxKeptPeers = 4
 // keep puts a peer aside for the session's next transaction. Where there are
 // too many, another makes room.
 func (s *session) keep(p *peer) {
-	if p.broken {
+	if !p.settled() {
 		p.close()
+		return
+	}
+	if c := s.door.caller; c.pools() {
+		c.pool.put(p.key, c.warm, p)
+		return
+	}
+	p.open = p.open || p.rode                                             // RSET shows whether its replies are in step
+	if warm := s.door.caller.warm; warm.worn(p) || warm.connections > 0 { // or somebody may wait for its place
+		p.leave()
 		return
 	}
 	s.mu.Lock()
 	if s.kept == nil {
-		s.kept = make(map[string]*peer)
+		s.kept = make(map[poolKey]*peer)
 	}
 	var old *peer
 	if old = s.kept[p.key]; old == nil && len(s.kept) >= maxKeptPeers {

@@ -63,7 +63,7 @@ func TestLegSurvivesOurOwnError(t *testing.T) {
 		for i := range 2 {
 			w.lmtpDomain(fmt.Sprintf("d%d.example", i), fmt.Sprintf("203.0.113.%d", 20+i), &refpeer.Server{Keywords: refpeer.Modern()})
 		}
-		w.outbound(func(o *OutboundConfig) { o.Protocol = "lmtp" })
+		w.outbound(func(o *OutboundConfig) { o.Protocol, o.LateVerdict = "lmtp", false })
 		startWithBombs(w)
 		c := w.lmtpClient()
 		c.say("MAIL FROM:<a@x.example>", "RCPT TO:<b@d0.example>", "RCPT TO:<b@d1.example>")

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -21,7 +22,11 @@ type transaction struct {
 	prefix []byte // what we put above the message
 	msg    *message
 	who    *identity
-	notes  []error // hops that gave no answer before one did
+	notes  []error      // hops that gave no answer before one did
+	late   []*recipient // those that were answered before their hop was asked
+	leads  []*lead      // connections that are being made ahead
+	plain  bool         // goes without what makes others fast
+	prdr   bool         // the client takes a final reply for each recipient
 	rec    record
 }
 
@@ -31,9 +36,10 @@ type recipient struct {
 	leg   *leg
 	reply smtpwire.Reply // to RCPT
 	final smtpwire.Reply // to the message
+	late  bool           // it was answered before its hop was asked
 }
 
-func (rc *recipient) accepted() bool { return rc.leg != nil && rc.reply.Class() == 2 }
+func (rc *recipient) accepted() bool { return (rc.leg != nil || rc.late) && rc.reply.Class() == 2 }
 
 // begin opens a transaction for a MAIL that is in order. A reply with a code is
 // a refusal.
@@ -53,6 +59,8 @@ func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 	}
 	s.count++
 	t := &transaction{s: s, id: fmt.Sprintf("%s.%d", s.id, s.count), start: time.Now(), mail: mail}
+	t.plain = s.door.plainFor(rand.Float64)
+	t.takePRDR()
 	if s.door.addReceived {
 		t.prefix = t.received()
 	}
@@ -75,13 +83,13 @@ func declaredSize(mail smtpwire.Command) (int64, bool) {
 
 // adapted fits a command of the client to a hop that may lack what the client
 // was offered, and accounts for the octets that we add.
-func (t *transaction) adapted(c smtpwire.Command, p *peer) (smtpwire.Command, smtpwire.Reply, bool) {
+func (t *transaction) adapted(c smtpwire.Command, offered smtpwire.EHLO) (smtpwire.Command, smtpwire.Reply, bool) {
 	if c.Verb == smtpwire.VerbMail {
 		if size, ok := declaredSize(c); ok && size < 1<<62 {
 			c.Params = c.Params.With("SIZE", fmt.Sprint(size+int64(len(t.prefix))))
 		}
 	}
-	out, refused, ok := smtpwire.Adapt(c, p.pipe.EHLO())
+	out, refused, ok := smtpwire.Adapt(c, offered)
 	if !ok && t.s.door.static {
 		// We offered what this hop offered before. It changed its mind; next
 		// time we say so.
@@ -169,6 +177,7 @@ func (t *transaction) abort(why string) {
 // finish closes the transaction: connections are kept or closed, the body is
 // gone, the log has its line.
 func (t *transaction) finish(status string, said smtpwire.Reply) {
+	t.dropLeads()
 	for _, l := range t.legs {
 		t.release(l)
 	}
@@ -181,11 +190,37 @@ func (t *transaction) finish(status string, said smtpwire.Reply) {
 
 // release gives a leg's connection back to the session.
 func (t *transaction) release(l *leg) {
-	if l.peer == nil {
-		return
+	if l.supply != nil {
+		l.supply.drop(t.s.keep)
+		l.supply = nil
+	}
+	if p := t.detach(l); p != nil {
+		t.giveBack(l, p)
+	}
+}
+
+// detach takes the connection from a leg and accounts for it.
+func (t *transaction) detach(l *leg) *peer {
+	p := l.peer
+	if p == nil {
+		return nil
 	}
 	l.abandon()
-	t.rec.done(l.peer)
-	t.s.keep(l.peer)
+	t.rec.done(p)
+	return p
+}
+
+// giveBack keeps a leg's connection for others, where it is as it was: a hop that
+// counts errors on a connection, or has had enough of it, would hold against the
+// next sender what this one did.
+func (t *transaction) giveBack(l *leg, p *peer) {
+	switch c := t.s.door.caller; {
+	case t.plain || p.inClear:
+		p.leave()
+	case c.pools() && !l.delivered && p.used > 0:
+		c.pool.retire(p)
+	default:
+		t.s.keep(p)
+	}
 	l.peer = nil
 }

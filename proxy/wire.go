@@ -19,15 +19,17 @@ import (
 // A wire belongs to one goroutine, save for cut, which may come from anywhere.
 type wire struct {
 	net.Conn
-	waiting string // name of the wait in force, for errors
-	limit   time.Duration
-	each    bool      // every read has the limit to itself
-	end     time.Time // but none goes on after this
-	budget  int64     // octets that may be read while each holds
-	spoke   bool      // something was written since the last read began
-	hurry   bool      // what the next read brings is to be acknowledged at once
-	trips   int
-	cutFlag atomic.Bool
+	waiting  string // name of the wait in force, for errors
+	limit    time.Duration
+	each     bool      // every read has the limit to itself
+	end      time.Time // but none goes on after this
+	budget   int64     // octets that may be read while each holds
+	spoke    bool      // something was written since the last read began
+	hurry    bool      // what the next read brings is to be acknowledged at once
+	glancing bool      // a read that would have to wait fails instead
+	trips    int
+	first    int // octets of the first write
+	cutFlag  atomic.Bool
 }
 
 // newWire wraps a connection. A connection that we dialled has cost one trip
@@ -85,6 +87,9 @@ func (w *wire) cut() {
 
 // Read implements [io.Reader].
 func (w *wire) Read(p []byte) (int, error) {
+	if w.glancing && !readable(w.Conn) {
+		return 0, glanceError{}
+	}
 	if w.spoke {
 		w.spoke = false
 		w.trips++
@@ -110,6 +115,9 @@ func (w *wire) Read(p []byte) (int, error) {
 // Write implements [io.Writer].
 func (w *wire) Write(p []byte) (int, error) {
 	w.spoke = true
+	if w.first == 0 {
+		w.first = len(p)
+	}
 	n, err := w.Conn.Write(p)
 	if err != nil {
 		err = w.explain(err)

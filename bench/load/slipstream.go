@@ -91,7 +91,7 @@ listen = [%q]
 `, dir, 10*MaxSessions, 2*MaxPerConnection, way, addr)
 	hop := a.sink.addr()
 	if way == Inbound {
-		fmt.Fprintf(&b, "backend = %q\nbackend_trusts_us = true\n", hop)
+		fmt.Fprintf(&b, "backend = %q\nbackend_trusts_us = true\npool_idle = \"30s\"\npool_size = %d\n", hop, MaxSessions)
 	} else {
 		protection := "none"
 		if a.options.TLS {

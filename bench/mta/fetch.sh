@@ -15,6 +15,7 @@ dest=${1:-$top/.peers}
 # One tree a line: its name, then the packages that must be in it whether or not the machine has them.
 trees='postfix postfix
 exim exim4-daemon-heavy exim4-base
+opensmtpd opensmtpd
 swaks swaks libnet-ssleay-perl
 gnutls gnutls-bin libgnutls-dane0
 haproxy haproxy
@@ -22,7 +23,7 @@ nginx nginx libnginx-mod-mail
 chromium chromium-headless-shell fonts-dejavu-core'
 
 # Those that an archive may lack without the others being given up.
-optional='gnutls nginx chromium'
+optional='opensmtpd gnutls nginx chromium'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"
@@ -114,4 +115,4 @@ for name in $(echo "$trees" | cut -d' ' -f1); do
 	[ ! -d "$new/$name" ] || mv "$new/$name" "$dest/$name" || exit 1
 done
 mv "$new/stamp" "$dest/stamp"
-echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|swaks|gnutls-bin|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"
+echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|opensmtpd|swaks|gnutls-bin|haproxy|nginx|chromium-headless-shell)$/ { printf "%s %s  ", $2, $3 }')"

@@ -17,6 +17,7 @@ const (
 	uidPostfix  = 902
 	gidPostdrop = 903
 	uidVmail    = 904
+	uidSMTPD    = 905
 )
 
 const passwd = `root:x:0:0:root:/root:/bin/sh
@@ -24,6 +25,8 @@ nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin
 Debian-exim:x:901:901::/slipstream/spool:/usr/sbin/nologin
 postfix:x:902:902::/slipstream/spool:/usr/sbin/nologin
 vmail:x:904:904::/slipstream/mail:/usr/sbin/nologin
+opensmtpd:x:905:905::/var/lib/opensmtpd:/usr/sbin/nologin
+opensmtpq:x:906:906::/var/lib/opensmtpd:/usr/sbin/nologin
 `
 
 const group = `root:x:0:
@@ -33,6 +36,8 @@ Debian-exim:x:901:
 postfix:x:902:
 postdrop:x:903:
 vmail:x:904:
+opensmtpd:x:905:
+opensmtpq:x:906:
 `
 
 // layOut writes what the instance needs: its data directory, seen inside at /slipstream, and the tree of files to lay
@@ -59,6 +64,11 @@ func (in *Instance) layOut() (top string, err error) {
 		files[filepath.Join(top, "etc/postfix/master.cf")] = masterCf(c)
 		files[filepath.Join(top, "etc/postfix/refusals")] = refusalTable(c)
 		files[filepath.Join(in.data, "init")] = postfixInit
+	case OpenSMTPD:
+		owner = uidSMTPD
+		files[filepath.Join(top, "etc/smtpd.conf")] = smtpdConf(c)
+		files[filepath.Join(top, "var/lib/opensmtpd/empty/.keep")] = ""
+		files[filepath.Join(in.data, "init")] = smtpdInit
 	default:
 		return "", fmt.Errorf("no server of kind %q", in.kind)
 	}
@@ -95,6 +105,9 @@ func directories(kind Kind, owner int) []directory {
 		{"log", owner, owner, 0o755}, {"lib", owner, owner, 0o700}, {"tls", owner, owner, 0o755},
 		{"mail", uidVmail, uidVmail, 0o755}, {"mail/tmp", uidVmail, uidVmail, 0o755},
 		{"mail/new", uidVmail, uidVmail, 0o755}, {"mail/cur", uidVmail, uidVmail, 0o755},
+	}
+	if kind == OpenSMTPD {
+		return list // its spool is in its usual place
 	}
 	if kind == Exim {
 		return append(list, directory{"spool", owner, owner, 0o755})

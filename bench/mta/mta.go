@@ -29,9 +29,11 @@ type Kind string
 const (
 	Exim    Kind = "exim"
 	Postfix Kind = "postfix"
+
+	OpenSMTPD Kind = "opensmtpd" // only receives, in clear and for everybody; not one of Kinds
 )
 
-// Kinds returns every kind, for tests that want each.
+// Kinds returns every kind that can do everything, for tests that want each.
 func Kinds() []Kind { return []Kind{Exim, Postfix} }
 
 // TLSPolicy says how the sending half of a server treats STARTTLS.
@@ -74,6 +76,9 @@ type Config struct {
 
 	XCLIENT []string // networks whose XCLIENT is believed; Postfix only
 	Proxy   []string // networks that must begin with a PROXY header, version 1 or 2; Postfix demands it of everybody
+	// Postscreen is what postscreen(8), in front of the server, does with a client that talks before its greeting: ignore,
+	// enforce or drop. Empty: there is none. Postfix only.
+	Postscreen string
 	// Without are EHLO keywords not to be offered: PIPELINING, CHUNKING, 8BITMIME, SMTPUTF8, DSN, PIPECONNECT.
 	Without []string
 
@@ -117,6 +122,12 @@ func (c Config) withDefaults(kind Kind) (Config, error) {
 	}
 	if kind == Exim && len(c.XCLIENT) > 0 {
 		return c, errors.New("mta: Debian's Exim has no XCLIENT")
+	}
+	if kind == OpenSMTPD && (c.Via != "" || len(c.Cert)+len(c.Refusals)+len(c.XCLIENT)+len(c.Proxy)+len(c.Without)+len(c.Extra) > 0) {
+		return c, errors.New("mta: OpenSMTPD only receives here")
+	}
+	if kind != Postfix && c.Postscreen != "" {
+		return c, fmt.Errorf("mta: %s has no postscreen", kind)
 	}
 	if kind == Postfix && c.PipeConnect {
 		return c, errors.New("mta: Postfix never sends early")

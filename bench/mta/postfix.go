@@ -43,6 +43,10 @@ func mainCf(c Config) string {
 		line("smtpd_tls_security_level = may\nsmtpd_tls_loglevel = 1\nsmtpd_tls_received_header = yes")
 	}
 
+	if c.Postscreen != "" { // who has passed is looked at again
+		line("postscreen_greet_action = %s\npostscreen_greet_wait = 1s\npostscreen_greet_ttl = 1s", c.Postscreen)
+	}
+
 	// With a back-off of one second the next run of the queue, which takes what is due within a second, may come while the
 	// delivery agent still holds the message, and the queue manager then lets it lie for a minute.
 	line("queue_run_delay = 1s\nminimal_backoff_time = 2s\nmaximal_backoff_time = 3s\nbounce_queue_lifetime = 1d")
@@ -78,7 +82,12 @@ func masterCf(c Config) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 
-	line("%s inet n - n - 200 smtpd", c.Listen)
+	if c.Postscreen == "" {
+		line("%s inet n - n - 200 smtpd", c.Listen)
+	} else {
+		line("%s inet n - n - 1 postscreen\nsmtpd pass - - n - 200 smtpd\ndnsblog unix - - n - 0 dnsblog\ntlsproxy unix - - n - 0 tlsproxy",
+			c.Listen)
+	}
 	if len(c.Proxy) > 0 {
 		line("  -o smtpd_upstream_proxy_protocol=haproxy")
 	}

@@ -71,7 +71,8 @@ type Result struct {
 	Rcpts []Reply
 	Data  Reply   // to DATA
 	BDAT  []Reply // to all BDAT commands but the last
-	Final []Reply // one; with LMTP one for each accepted recipient
+	Final []Reply // one; with LMTP, or behind a 353, one for each accepted recipient
+	All   Reply   // behind a 353: the last word about all of them
 	Log   []Exchange
 	Start time.Time // of Send, before a greeting that it sent
 	Done  time.Time // when the last final reply was read

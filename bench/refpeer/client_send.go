@@ -39,6 +39,9 @@ func (c *Client) Send(ctx context.Context, m Mail) (res Result, err error) {
 	if err == nil && len(res.Final) > 0 {
 		res.Done = res.Final[len(res.Final)-1].At
 	}
+	if err == nil && res.All.Code != 0 {
+		res.Done = res.All.At
+	}
 	return res, err
 }
 
@@ -134,12 +137,31 @@ func (c *Client) readFinal(command string, res *Result) error {
 	}
 	for range n {
 		replies, err := c.read(command)
+		if err == nil && replies[0].Code == 353 && !c.LMTP {
+			return c.readEach(command, res)
+		}
 		res.Final = append(res.Final, replies...)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// readEach reads what follows a 353 to a client that asked for PRDR with MAIL.
+func (c *Client) readEach(command string, res *Result) error {
+	for range res.accepted() {
+		replies, err := c.read(command)
+		res.Final = append(res.Final, replies...)
+		if err != nil {
+			return err
+		}
+	}
+	replies, err := c.read(command)
+	if err == nil {
+		res.All = replies[0]
+	}
+	return err
 }
 
 func (c *Client) sendChunks(m Mail, res *Result) error {

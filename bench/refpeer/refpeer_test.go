@@ -436,3 +436,35 @@ func TestSendSlowly(t *testing.T) {
 		}
 	})
 }
+
+// A client that asked for PRDR with MAIL reads a reply for each recipient that
+// was accepted, and one more, where the server begins with 353.
+func TestPRDR(t *testing.T) {
+	each := Say("353 one by one\r\n250 2.0.0 yes\r\n550-5.7.1 no\r\n550 5.7.1 not you\r\n250 2.0.0 taken")
+	for _, style := range []Style{LockStep, Pipelining, Chunking} {
+		srv := &Server{Keywords: Modern(), RcptReplies: map[string]string{"b@mx.example": "550 5.1.1 nobody"}}
+		srv.Keywords.Extra = []string{"PRDR"}
+		srv.Behave = func(ev Event) Action {
+			if ev.Kind == EndOfData && ev.N == 0 {
+				return each
+			}
+			return Action{}
+		}
+		simulate(t, srv, func(t *testing.T, w *world) {
+			c := &Client{Conn: w.dial(), Style: style}
+			m := mail(body, "a@mx.example", "b@mx.example", "c@mx.example")
+			m.Params = "PRDR"
+			res, err := c.Send(t.Context(), m)
+			must(t, err)
+			if len(res.Final) != 2 || !res.Final[0].OK() || res.Final[1].Code != 550 || res.OK() || res.All.String() != "250 2.0.0 taken" ||
+				res.Done != res.All.At {
+				t.Errorf("%v: %v, %v", style, res.Final, res.All)
+			}
+			if res, err = c.Send(t.Context(), m); err != nil || len(res.Final) != 1 || !res.OK() || res.All.Code != 0 {
+				t.Errorf("%v: %v, %v, %v", style, err, res.Final, res.All)
+			}
+			must(t, c.Quit(t.Context()))
+			w.noViolations()
+		})
+	}
+}

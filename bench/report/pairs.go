@@ -126,8 +126,6 @@ func (p pair) why(path bench.Path) string {
 		return ""
 	case res != nil && res.Skipped != "":
 		return res.Skipped
-	case p.scenario.Missing(path) != "":
-		return p.scenario.Missing(path)
 	}
 	return "not part of this run"
 }

@@ -52,7 +52,7 @@ func (c *benchRunCmd) Run(con console) error {
 	}
 	if c.List {
 		for _, cell := range choice.Cells() {
-			fmt.Fprintln(con.out, strings.TrimSpace(cell.Name()+"  "+cell.Scenario.Missing(cell.Path)))
+			fmt.Fprintln(con.out, cell.Name())
 		}
 		return nil
 	}

@@ -89,7 +89,7 @@ func TestResumesRealServersAfterRestart(t *testing.T) {
 				}
 				peer := mtatest.Start(t, kind, mta.Config{Hostname: "mx.peer.test", Local: []string{"peer.test"}, Cert: cert, Key: key, Extra: extra})
 				dir, at, admin := t.TempDir(), spareAddr(t), spareAddr(t)
-				config := writeConfig(t, dir, admin, "[[outbound]]\nlisten = [%q]\nrelay = %q\ntls = \"encrypt\"\n", at, peer.Addr())
+				config := writeConfig(t, dir, admin, "[[outbound]]\nlisten = [%q]\nrelay = %q\ntls = \"encrypt\"\npool_idle = \"0s\"\n", at, peer.Addr())
 				// At its start each process asks the relay what it offers, then sends a message: that is two connections, of
 				// which the first of the first process alone has nothing to resume.
 				for _, resumed := range []int{1, 2} {

@@ -36,7 +36,7 @@ func TestResumesWithItselfAfterRestart(t *testing.T) {
 	atB, atA := spareAddr(t), spareAddr(t)
 	configB := writeConfig(t, there, "", "[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
 		"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", atB, ln.Addr())
-	configA := writeConfig(t, here, "", "[[outbound]]\nlisten = [%q]\nrelay = %q\ntls = \"encrypt\"\n", atA, atB)
+	configA := writeConfig(t, here, "", "[[outbound]]\nlisten = [%q]\nrelay = %q\ntls = \"encrypt\"\npool_idle = \"0s\"\n", atA, atB)
 
 	b := live(ctx, t, configB, atB)
 	a := live(ctx, t, configA, atA)

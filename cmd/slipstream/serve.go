@@ -65,6 +65,7 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	if err != nil {
 		return failed(log, err)
 	}
+	defer dns.Close()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	kept, stop := awaitKept(func() kept { return openKept(cfg, log) }, signals)
@@ -188,6 +189,7 @@ func newResolver(conf proxy.DNSConfig) (*resolver.Resolver, error) {
 	const tries = 3
 	return resolver.New(resolver.Config{
 		Servers: conf.Servers, Attempts: tries, Timeout: conf.Timeout / tries, Total: conf.Timeout,
+		MaxStale: conf.ServeStale,
 	})
 }
 

@@ -177,6 +177,9 @@ func needRestart(old, new *proxy.Config) []string {
 	if old.DNS.Timeout != new.DNS.Timeout {
 		list = append(list, "dns.timeout")
 	}
+	if old.DNS.ServeStale != new.DNS.ServeStale {
+		list = append(list, "dns.serve_stale")
+	}
 	return list
 }
 
