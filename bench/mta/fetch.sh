@@ -16,6 +16,7 @@ dest=${1:-$top/.peers}
 trees='postfix postfix
 exim exim4-daemon-heavy exim4-base
 opensmtpd opensmtpd
+sendmail sendmail-bin sendmail-base sendmail-cf m4 libwrap0
 swaks swaks libnet-ssleay-perl
 gnutls gnutls-bin libgnutls-dane0
 haproxy haproxy
@@ -25,7 +26,7 @@ dkimpy python3-dkim python3-dnspython python3-nacl python3-cffi-backend python3-
 opendmarc opendmarc libopendmarc2 libspf2-2 libswitch-perl libjson-perl'
 
 # Those that an archive may lack without the others being given up.
-optional='opensmtpd gnutls nginx chromium dkimpy opendmarc'
+optional='opensmtpd sendmail gnutls nginx chromium dkimpy opendmarc'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"
@@ -117,4 +118,4 @@ for name in $(echo "$trees" | cut -d' ' -f1); do
 	[ ! -d "$new/$name" ] || mv "$new/$name" "$dest/$name" || exit 1
 done
 mv "$new/stamp" "$dest/stamp"
-echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|opensmtpd|swaks|gnutls-bin|haproxy|nginx|chromium-headless-shell|python3-dkim|opendmarc)$/ { printf "%s %s  ", $2, $3 }')"
+echo "peers: $(sed 1d "$dest/stamp" | awk '$2 ~ /^(postfix|exim4-daemon-heavy|opensmtpd|sendmail-bin|swaks|gnutls-bin|haproxy|nginx|chromium-headless-shell|python3-dkim|opendmarc)$/ { printf "%s %s  ", $2, $3 }')"
