@@ -105,6 +105,9 @@ func (p *Proxy) inboundDoor(cfg *Config, conf *InboundConfig) (*door, error) {
 	static.ServerName = conf.BackendTLSName
 	d.router, d.hopLMTP = static, conf.Backend.LMTP
 	d.facts = p.factsFor(conf.Backend.String() + " " + conf.BackendTLS + " " + conf.ClientAddress)
+	if d.auth, err = p.newJudge(cfg, conf.Name, &conf.Auth); err != nil {
+		return nil, err
+	}
 	if !conf.BackendTrustsUs {
 		d.guard = &guard{why: "the backend has not been asked yet"}
 	}

@@ -43,6 +43,7 @@ type Config struct {
 	Tickets  TicketsConfig  `toml:"tickets"`
 	Limits   LimitsConfig   `toml:"limits"`
 	Timeouts TimeoutsConfig `toml:"timeouts"`
+	Reports  ReportsConfig  `toml:"reports"`
 
 	// Inbound and Outbound are the doors, [[inbound]] and [[outbound]] in the
 	// file. At least one must be there.
@@ -374,6 +375,9 @@ type InboundConfig struct {
 	// net.ipv4.tcp_fastopen lets servers take it; else it does nothing.
 	// Default: true.
 	FastOpen bool `toml:"fastopen"`
+
+	// Auth says who the mail is from.
+	Auth AuthConfig `toml:"auth"`
 }
 
 // OutboundConfig is a door from the MTA to the world.

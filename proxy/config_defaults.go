@@ -49,6 +49,7 @@ func DefaultConfig() *Config {
 			BackendProbe:  30 * time.Second,
 			Quit:          time.Second,
 		},
+		Reports: unsetReports(),
 	}
 }
 
@@ -81,6 +82,7 @@ func unsetInbound() InboundConfig {
 		Allow:         everyNetwork(),
 		AddReceived:   true,
 		FastOpen:      true,
+		Auth:          unsetAuth(),
 
 		PipeconnectAdvertiseHosts: everyNetwork(),
 	}

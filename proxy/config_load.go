@@ -75,6 +75,7 @@ func (c *Config) complete(dir string) {
 		c.StateDir = DefaultConfig().StateDir
 	}
 	resolve(&c.StateDir, &c.SpoolDir, &c.Store.KeyFile, &c.Tickets.SecretFile)
+	resolve(&c.Reports.Dir, &c.Reports.Relay.Path)
 	if path, ok := strings.CutPrefix(c.Admin.Listen, "unix:"); ok && path != "" {
 		resolve(&path)
 		c.Admin.Listen = "unix:" + path
@@ -82,7 +83,8 @@ func (c *Config) complete(dir string) {
 	for i := range c.Inbound {
 		d := &c.Inbound[i]
 		d.complete(numbered("inbound", i))
-		resolve(&d.TLSCert, &d.TLSKey, &d.BackendCAFile, &d.Backend.Path)
+		resolve(&d.TLSCert, &d.TLSKey, &d.BackendCAFile, &d.Backend.Path,
+			&d.Auth.DMARCTLDFile, &d.Auth.DMARCHistoryFile, &d.Auth.ARCKeyFile)
 	}
 	for i := range c.Outbound {
 		d := &c.Outbound[i]

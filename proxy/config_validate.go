@@ -74,6 +74,7 @@ func (v *configCheck) hostname(system func() (string, error)) {
 
 // sections checks what is not a door.
 func (v *configCheck) sections() {
+	v.reports()
 	const path = "admin.listen"
 	a := v.config.Admin
 	if a.Listen == "" {
@@ -126,6 +127,7 @@ func (v *configCheck) inbound(path string, d *InboundConfig) {
 		v.wrong(path+".allow", `is empty, so nobody could connect; allowed: one network or more, ["0.0.0.0/0", "::/0"] for everyone`)
 	}
 	v.backend(path, d)
+	v.auth(path+".auth", &d.Auth)
 	if !validMailbox(d.RelayProbeTo) {
 		v.wrong(path+".relay_probe_to", `%s is not an address; allowed: one in ASCII that the backend must refuse, such as "relay-probe@example.com"`, quoted(d.RelayProbeTo))
 	}

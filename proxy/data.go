@@ -31,6 +31,7 @@ func (s *session) data(ctx context.Context, c smtpwire.Command) {
 	}
 	m := s.tx.message()
 	err := s.take(func(w io.Writer) error { return s.r.ReadData(w, &m.scan) }, m)
+	err = s.tx.examined(ctx, err)
 	s.seq.Answered(smtpwire.Command{Verb: smtpwire.VerbEndOfData}, s.arrived(ctx, m, err, true))
 }
 
@@ -68,6 +69,7 @@ func (s *session) bdat(ctx context.Context, c smtpwire.Command) {
 		s.reply(c, smtpwire.NewReply(250, "2.0.0", "chunk received"))
 		return
 	}
+	err = s.tx.examined(ctx, err)
 	s.seq.Answered(c, s.arrived(ctx, m, err, c.Last))
 }
 
@@ -80,7 +82,7 @@ const maxAhead = 64 << 10
 
 // takeAhead reads the text of a BDAT LAST that the client sent behind its
 // envelope without waiting. Its octets are on their way whatever we answer.
-func (s *session) takeAhead(next smtpwire.Command) {
+func (s *session) takeAhead(ctx context.Context, next smtpwire.Command) {
 	if next.Verb != smtpwire.VerbBdat || next.Refused.Code != 0 || !next.Last || next.Size > maxAhead ||
 		!s.seq.ChunkFits() || s.door.lmtp || s.seq.Chunking() || s.tx.msg != nil || len(s.tx.late) > 0 {
 		return
@@ -91,7 +93,7 @@ func (s *session) takeAhead(next smtpwire.Command) {
 	if err == nil {
 		err = m.scan.End()
 	}
-	s.ahead = &chunkAhead{err: err}
+	s.ahead = &chunkAhead{err: s.tx.examined(ctx, err)}
 }
 
 // bdatAhead answers the BDAT whose octets are here already. Its transaction may
@@ -119,7 +121,8 @@ func follows(next smtpwire.Command) bool {
 
 // dropText forgets a text that no recipient was accepted for.
 func (t *transaction) dropText() {
-	_ = t.msg.body.Close() // memory and an unlinked file: nothing to save
+	t.dropExam()
+	t.msg.close()
 	t.msg = nil
 	for _, l := range t.legs {
 		l.sent = false
@@ -159,6 +162,7 @@ func (t *transaction) message() *message {
 		t.msg = &message{
 			prefix: t.prefix,
 			body:   t.s.door.spools.open(),
+			exam:   t.exam,
 			head:   headScan{maxSize: int64(limits.MaxHeaderSize), maxReceived: limits.MaxReceived},
 		}
 		t.msg.body.limit = int64(limits.MaxMessageSize)
@@ -174,7 +178,8 @@ func brokenBy(err error) bool {
 	}
 	var body *smtpwire.BodyError
 	var write *smtpwire.WriteError
-	return !errors.As(err, &body) && !errors.As(err, &write)
+	var rejected *rejection
+	return !errors.As(err, &body) && !errors.As(err, &write) && !errors.As(err, &rejected)
 }
 
 // lost ends a session whose connection broke.

@@ -43,6 +43,7 @@ type door struct {
 	caller       *caller
 	limits       *LimitsConfig
 	times        *TimeoutsConfig
+	auth         *judge  // nil: nobody asks who mail is from
 	guard        *guard  // nil: the backend need not be asked
 	hopLMTP      bool    // the next hop speaks LMTP
 	connectAhead bool    // connections are made before they are asked for
@@ -89,9 +90,21 @@ func (d *door) next() smtpwire.EHLO {
 	return smtpwire.EHLO{}
 }
 
-// headerGrowth is how many octets we may put above a message: the Received
-// field. The SIZE that we offer leaves room for it.
+// headerGrowth is how many octets the Received field may have. The SIZE that we
+// offer leaves room for it.
 const headerGrowth = 1024
+
+// growth is how many octets we may put above a message.
+func (d *door) growth() int64 {
+	var n int64
+	if d.addReceived {
+		n = headerGrowth
+	}
+	if d.auth != nil {
+		n += d.auth.growth
+	}
+	return n
+}
 
 // An offer is an answer to EHLO, good for as long as the next hop offers the same.
 type offer struct {
@@ -164,8 +177,8 @@ func (d *door) compose(next smtpwire.EHLO, secured, early bool) smtpwire.EHLO {
 	case !d.static && !d.lmtp:
 		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTDOMAINMAX=1"})
 	}
-	if size, ok := next.Size(); ok && size > headerGrowth && d.addReceived {
-		next = next.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(size - headerGrowth)})
+	if size, ok := next.Size(); ok && size > d.growth() {
+		next = next.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(size - d.growth())})
 	}
 	return smtpwire.Offer(own, next)
 }

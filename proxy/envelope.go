@@ -28,12 +28,12 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 			asked = append(asked, i)
 		default:
 			mailSlot = i
-			b.slots[i] = s.begin(c)
+			b.slots[i] = s.begin(ctx, c)
 		}
 	}
 	if s.tx != nil {
 		if len(asked) > 0 {
-			s.takeAhead(next)
+			s.takeAhead(ctx, next)
 		}
 		s.tx.expect(b, asked)
 		s.tx.ask(ctx, b, mailSlot, asked, next)

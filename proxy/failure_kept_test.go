@@ -148,6 +148,7 @@ func TestHopsKeptConnectionTalks(t *testing.T) {
 	defer backend.Close()
 	cfg := testConfig()
 	in := DefaultInbound()
+	in.Auth.Enabled = false
 	in.Listen, in.BackendTrustsUs, in.AddReceived = []string{"127.0.0.1:0"}, true, false
 	in.Backend = Endpoint{Host: "127.0.0.1", Port: addrPort(ln.Addr()).Port()}
 	cfg.Inbound = append(cfg.Inbound, in)

@@ -354,6 +354,7 @@ func TestFastOpenDoor(t *testing.T) {
 
 			cfg := testConfig()
 			in := DefaultInbound()
+			in.Auth.Enabled = false
 			in.Listen, in.AddReceived, in.BackendTrustsUs = []string{"127.0.0.1:0"}, false, true
 			in.Backend = endpointOf(t, backend.Addr())
 			in.FastOpen = offer
@@ -427,6 +428,7 @@ func TestFastOpenCheck(t *testing.T) {
 	} {
 		cfg := testConfig()
 		in, out := DefaultInbound(), DefaultOutbound()
+		in.Auth.Enabled = false
 		in.FastOpen, out.FastOpen = tt.in, tt.out
 		cfg.Inbound, cfg.Outbound = []InboundConfig{in}, []OutboundConfig{out}
 		var got []string

@@ -189,6 +189,7 @@ max_connections = 20000
 max_connections_per_client = 20000
 max_transactions_per_connection = 1000000
 [[inbound]]
+auth.enabled = false
 listen = [%q]
 backend = %q
 backend_trusts_us = true

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"slipstream/auth"
 	"slipstream/smtpwire"
 )
 
@@ -13,18 +14,33 @@ import (
 // they came.
 type message struct {
 	prefix []byte // header fields of ours, complete lines
+	header []byte // stands for the first without octets of the body
 	body   *spool
 	scan   smtpwire.BodyScan
 	head   headScan
+	exam   *examination // reads along; nil: nobody does
+
+	without int64
 }
 
-func (m *message) size() int64 { return int64(len(m.prefix)) + m.body.Size() }
+func (m *message) size() int64 {
+	return int64(len(m.prefix)) + int64(len(m.header)) + m.body.Size() - m.without
+}
 
 func (m *message) writeTo(w io.Writer) error {
-	if _, err := w.Write(m.prefix); err != nil {
+	for _, part := range [][]byte{m.prefix, m.header} {
+		if len(part) == 0 {
+			continue
+		}
+		if _, err := w.Write(part); err != nil {
+			return err
+		}
+	}
+	body := m.body.Reader()
+	if _, err := io.CopyN(io.Discard, body, m.without); err != nil {
 		return err
 	}
-	_, err := io.Copy(w, m.body.Reader())
+	_, err := io.Copy(w, body)
 	return err
 }
 
@@ -57,15 +73,29 @@ func (m *message) mistakable() bool {
 }
 
 // Write takes the next octets of the body: into the spool, while the header
-// section is watched.
+// section is watched, and past whoever reads along.
 func (m *message) Write(p []byte) (int, error) {
-	if len(m.prefix) > 0 && m.head.seen == 0 && len(p) > 0 && (p[0] == ' ' || p[0] == '\t') {
-		return 0, errBlankLed
-	}
+	before := m.head.seen
 	if err := m.head.scan(p); err != nil {
 		return 0, err
 	}
-	return m.body.Write(p)
+	n, err := m.body.Write(p)
+	if err != nil {
+		return n, err
+	}
+	if before == 0 {
+		m.prefix = auth.OnTop(m.prefix, p)
+	}
+	if m.exam != nil {
+		header := int(m.head.seen - before)
+		err = m.exam.read(p[:header], p[header:], m.head.done)
+	}
+	return n, err
+}
+
+// close lets go of what the message takes.
+func (m *message) close() {
+	_ = m.body.Close() // memory and an unlinked file: nothing to save
 }
 
 // errHeaderTooLarge: the header section does not end within its limit.
@@ -74,10 +104,6 @@ var errHeaderTooLarge = errors.New("the header section is too large")
 // errTooManyHops: the message has been through so many hands that it must be
 // going in circles (RFC 5321 §6.3).
 var errTooManyHops = errors.New("too many hops: the message is probably in a loop")
-
-// errBlankLed: the text begins with a blank, so that its first line would continue
-// the field that we put above it.
-var errBlankLed = errors.New("the message begins with a blank")
 
 // A headScan reads along while a message arrives, as far as its header section
 // goes, and counts its Received fields. It holds one line's beginning at most.
@@ -143,7 +169,10 @@ func (h *headScan) endLine() {
 func bodyRefusal(err error, m *message) (smtpwire.Reply, bool) {
 	var body *smtpwire.BodyError
 	var spooled *spoolError
+	var rejected *rejection
 	switch {
+	case errors.As(err, &rejected):
+		return rejected.reply, true
 	case errors.As(err, &body):
 		// RFC 5321 §2.3.8: CR and LF only together. Anything else is how mail is smuggled.
 		return composed(550, "5.6.0", fmt.Sprintf("message refused: %v", body)), true
@@ -153,8 +182,6 @@ func bodyRefusal(err error, m *message) (smtpwire.Reply, bool) {
 		return composed(552, "5.3.4", fmt.Sprintf("message refused: its header section exceeds %d octets", m.head.maxSize)), true
 	case errors.Is(err, errTooManyHops):
 		return composed(554, "5.4.6", fmt.Sprintf("too many hops (more than %d Received fields): mail loop", m.head.maxReceived)), true
-	case errors.Is(err, errBlankLed):
-		return composed(554, "5.6.0", "message refused: its first line begins with a blank and is no header field"), true
 	case errors.As(err, &spooled):
 		return composed(452, "4.3.1", "insufficient system storage"), true
 	}

@@ -28,6 +28,7 @@ type Metrics struct {
 	panics       *prometheus.CounterVec
 	sessions     *prometheus.CounterVec
 	pool         poolMetrics
+	auth         authMetrics
 	saved        *prometheus.CounterVec
 	control      *prometheus.HistogramVec
 	controlTrips *prometheus.CounterVec
@@ -44,6 +45,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 	m := &Metrics{
 		pool:         newPoolMetrics(reg),
+		auth:         newAuthMetrics(reg),
 		connections:  counter("connections_total", "Clients that came in.", "door"),
 		turnedAway:   counter("turned_away_total", "Clients that were turned away at the door.", "door", "code"),
 		transactions: counter("transactions_total", "Transactions by how they ended.", "door", "status"),

@@ -79,6 +79,7 @@ state_dir = %[1]q
 admin.listen = ""
 dns.servers = [%[2]q]
 [[inbound]]
+auth.enabled = false
 listen = [%[3]q]
 backend = %[4]q
 backend_tls = "may"

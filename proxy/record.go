@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/auth"
 	"slipstream/smtpwire"
 )
 
@@ -24,9 +25,11 @@ type record struct {
 	saved    savings
 	used     int // how many transactions the connection had carried, this one included
 	asked    time.Time
-	ended    string    // why it ended without a text, if it did
-	textAt   time.Time // the first octet of text was expected
-	commitAt time.Time // the text was complete
+	ended    string        // why it ended without a text, if it did
+	textAt   time.Time     // the first octet of text was expected
+	commitAt time.Time     // the text was complete
+	judged   *auth.Report  // nil: nobody looked at the text
+	judging  time.Duration // what the verdict was waited for
 }
 
 // hop notes a hop that takes part.
@@ -128,6 +131,7 @@ type Summary struct {
 	Saved      savings       // round trips that were not spent, and why
 	Control    bool          // it went without what makes others fast
 	Octets     int64         // message text as the client sent it
+	Auth       *auth.Report  // who it is from; nil where that was not asked, or no text came
 	InDoubt    bool          // every octet was sent, but no final reply came
 	Took       time.Duration // from MAIL to the final reply
 }
@@ -136,7 +140,7 @@ func (t *transaction) summary(status string, said smtpwire.Reply) Summary {
 	sum := Summary{
 		Door: t.s.door.name, ID: t.id, From: t.mail.Path.String(), Status: status, Reply: said,
 		Relay: t.rec.relay, TLS: t.rec.tls, Verified: t.rec.verified, Resumption: t.rec.resumed, Trips: t.rec.trips,
-		Saved: t.rec.saved, Control: t.plain,
+		Saved: t.rec.saved, Control: t.plain, Auth: t.rec.judged,
 		InDoubt: t.inDoubt(), Took: time.Since(t.start),
 	}
 	for _, rc := range t.rcpts {
@@ -179,6 +183,7 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.String("client_tls_session", describeResumption(s.client.resumption())),
 		zap.Int64("size", sum.Octets),
 	}
+	fields = append(fields, t.rec.verdict()...)
 	if t.rec.ended != "" {
 		fields = append(fields, zap.String("ended", t.rec.ended))
 	}

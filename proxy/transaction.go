@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -21,6 +22,7 @@ type transaction struct {
 	rcpts  []*recipient
 	prefix []byte // what we put above the message
 	msg    *message
+	exam   *examination // of the text; nil: nobody looks at it
 	who    *identity
 	notes  []error      // hops that gave no answer before one did
 	late   []*recipient // those that were answered before their hop was asked
@@ -43,7 +45,7 @@ func (rc *recipient) accepted() bool { return (rc.leg != nil || rc.late) && rc.r
 
 // begin opens a transaction for a MAIL that is in order. A reply with a code is
 // a refusal.
-func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
+func (s *session) begin(ctx context.Context, mail smtpwire.Command) smtpwire.Reply {
 	limit := int64(s.door.limits.MaxMessageSize)
 	if size, ok := declaredSize(mail); ok && limit > 0 && size > limit {
 		return composed(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", limit))
@@ -65,6 +67,7 @@ func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 		t.prefix = t.received()
 	}
 	s.tx = t
+	t.beginExam(ctx)
 	return smtpwire.Reply{}
 }
 
@@ -86,7 +89,7 @@ func declaredSize(mail smtpwire.Command) (int64, bool) {
 func (t *transaction) adapted(c smtpwire.Command, offered smtpwire.EHLO) (smtpwire.Command, smtpwire.Reply, bool) {
 	if c.Verb == smtpwire.VerbMail {
 		if size, ok := declaredSize(c); ok && size < 1<<62 {
-			c.Params = c.Params.With("SIZE", fmt.Sprint(size+int64(len(t.prefix))))
+			c.Params = c.Params.With("SIZE", fmt.Sprint(size+t.growth()))
 		}
 	}
 	out, refused, ok := smtpwire.Adapt(c, offered)
@@ -181,8 +184,9 @@ func (t *transaction) finish(status string, said smtpwire.Reply) {
 	for _, l := range t.legs {
 		t.release(l)
 	}
+	t.dropExam()
 	if t.msg != nil {
-		_ = t.msg.body.Close() // memory and an unlinked file: nothing to save
+		t.msg.close()
 	}
 	t.write(status, said)
 	t.s.tx = nil

@@ -23,10 +23,17 @@ haproxy haproxy
 nginx nginx libnginx-mod-mail
 chromium chromium-headless-shell fonts-dejavu-core
 dkimpy python3-dkim python3-dnspython python3-nacl python3-cffi-backend python3-authres
-opendmarc opendmarc libopendmarc2 libspf2-2 libswitch-perl libjson-perl'
+opendmarc opendmarc libopendmarc2 libspf2-2 libswitch-perl libjson-perl libdbd-mysql-perl libdbi-perl
+opendkim opendkim opendkim-tools
+mariadb mariadb-server-core mariadb-client-core
+nsd nsd
+unbound unbound
+pyspf python3-spf python3-dnspython python3-authres
+rspamd rspamd
+xml libxml2-utils'
 
 # Those that an archive may lack without the others being given up.
-optional='opensmtpd sendmail gnutls nginx chromium dkimpy opendmarc'
+optional='opensmtpd sendmail gnutls nginx chromium dkimpy opendmarc opendkim mariadb nsd unbound pyspf rspamd xml'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"

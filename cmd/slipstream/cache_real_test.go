@@ -104,7 +104,7 @@ func ticketDoor(t *testing.T) (config, at string) {
 	if err := cert.write(filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")); err != nil {
 		t.Fatal(err)
 	}
-	return writeConfig(t, dir, "", "[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
+	return writeConfig(t, dir, "", "[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
 		"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", at, ln.Addr()), at
 }
 

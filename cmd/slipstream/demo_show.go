@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,10 +79,6 @@ func serverTLS(cert tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}}
 }
 
-// demoBody has what is easily broken on the way: a line of one dot, and a
-// signature's worth of spaces.
-const demoBody = "From: sender\r\nSubject: through Slipstream\r\n\r\nA line that is a dot:\r\n.\r\nTrailing blanks:   \r\n"
-
 // show sends a message each way and tells what happened.
 func (d *demo) show(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, demoTime)
@@ -92,10 +87,13 @@ func (d *demo) show(ctx context.Context) error {
 	if err := d.showInbound(ctx); err != nil {
 		return fmt.Errorf("inbound: %w", err)
 	}
+	if err := d.showForged(ctx); err != nil {
+		return fmt.Errorf("forged: %w", err)
+	}
 	if err := d.showOutbound(ctx); err != nil {
 		return fmt.Errorf("outbound: %w", err)
 	}
-	fmt.Fprintf(d.out, "\nBoth messages arrived octet for octet, and no sender heard 250 before the next hop had said it.\n")
+	fmt.Fprintf(d.out, "\nAll messages arrived octet for octet below our fields, and no sender heard 250 before the next hop had said it.\n")
 	return nil
 }
 
@@ -104,7 +102,7 @@ func (d *demo) show(ctx context.Context) error {
 func (d *demo) showInbound(ctx context.Context) error {
 	fmt.Fprintf(d.out, "\nIN   mx.%s -> Slipstream -> old MTA\n", demoModern)
 	sender := &refpeer.Client{Style: refpeer.Chunking, Name: "mx." + demoModern, TLS: &tls.Config{InsecureSkipVerify: true}}
-	mail := refpeer.Mail{From: "sender@" + demoModern, To: []string{"user@" + demoOld}, Body: []byte(demoBody)}
+	mail := refpeer.Mail{From: "sender@" + demoModern, To: []string{"user@" + demoOld}, Body: []byte(d.signed)}
 	if err := send(ctx, sender, d.door("inbound"), mail); err != nil {
 		return err
 	}
@@ -116,14 +114,21 @@ func (d *demo) showInbound(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return compare(got[len(got)-1].Body, true)
+	text := string(got[len(got)-1].Body)
+	fmt.Fprintf(d.out, "\n  What stands on top of the message now:\n%s", indent(fieldsOf(text)))
+	for _, want := range []string{"spf=pass", "dkim=pass", "dmarc=pass"} {
+		if !strings.Contains(text, "\t"+want+" ") {
+			return fmt.Errorf("no %s was found: %.500q", want, text)
+		}
+	}
+	return compare([]byte(text), d.signed, true)
 }
 
 // showOutbound: the old MTA speaks as it always did; the modern host hears TLS
 // and short conversations.
 func (d *demo) showOutbound(ctx context.Context) error {
 	fmt.Fprintf(d.out, "\nOUT  old MTA -> Slipstream -> mx.%s\n", demoModern)
-	mail := refpeer.Mail{From: "user@" + demoOld, To: []string{"friend@" + demoModern}, Body: []byte(demoBody)}
+	mail := refpeer.Mail{From: "user@" + demoOld, To: []string{"friend@" + demoModern}, Body: []byte(demoText)}
 
 	alone := &refpeer.Client{Style: refpeer.OldLockStep, Name: demoOld}
 	if err := send(ctx, alone, d.peerAt, mail); err != nil {
@@ -174,7 +179,7 @@ func (d *demo) showOutbound(ctx context.Context) error {
 		return err
 	}
 	for _, m := range got {
-		if err := compare(m.Body, false); err != nil {
+		if err := compare(m.Body, demoText, false); err != nil {
 			return err
 		}
 	}
@@ -248,18 +253,29 @@ func lastCommands(s *refpeer.Server) []string {
 	return conns[len(conns)-1].Commands
 }
 
-// compare checks that a message arrived as it was sent, below a Received field
-// where the door puts one.
-func compare(got []byte, traced bool) error {
-	if traced {
-		if !bytes.HasPrefix(got, []byte("Received: ")) {
-			return fmt.Errorf("the message lacks the Received field: %.80q", got)
+// compare checks that a message arrived as it was sent, below fields of ours where the door puts them.
+func compare(got []byte, sent string, inbound bool) error {
+	text := string(got)
+	if inbound {
+		for _, field := range []string{"Authentication-Results: " + demoHostname, "Received: from "} {
+			if !strings.HasPrefix(text, field) {
+				return fmt.Errorf("the message lacks the field %q: %.80q", field, text)
+			}
+			text = belowField(text)
 		}
-		head, _, _ := strings.Cut(string(got), "From: sender")
-		got = got[len(head):]
 	}
-	if !bytes.Equal(got, []byte(demoBody)) {
+	if text != sent {
 		return fmt.Errorf("the message was changed on the way: %q", got)
 	}
 	return nil
+}
+
+// belowField is what follows the first field of a text.
+func belowField(text string) string {
+	for {
+		_, text, _ = strings.Cut(text, "\r\n")
+		if !strings.HasPrefix(text, "\t") && !strings.HasPrefix(text, " ") {
+			return text
+		}
+	}
 }

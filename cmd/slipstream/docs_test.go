@@ -203,17 +203,19 @@ func TestDocsMetrics(t *testing.T) {
 // TestDocsLogFields compares the table of the log line with the fields that are written.
 func TestDocsLogFields(t *testing.T) {
 	var written []string
-	inspect(t, "proxy/record.go", func(n ast.Node) {
-		call, ok := n.(*ast.CallExpr)
-		if !ok || len(call.Args) < 2 {
-			return
-		}
-		if f, ok := call.Fun.(*ast.SelectorExpr); ok {
-			if pkg, ok := f.X.(*ast.Ident); ok && pkg.Name == "zap" {
-				written = append(written, literal(call.Args[0], token.STRING))
+	for _, file := range []string{"proxy/record.go", "proxy/record_auth.go"} {
+		inspect(t, file, func(n ast.Node) {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || len(call.Args) < 2 {
+				return
 			}
-		}
-	})
+			if f, ok := call.Fun.(*ast.SelectorExpr); ok {
+				if pkg, ok := f.X.(*ast.Ident); ok && pkg.Name == "zap" {
+					written = append(written, literal(call.Args[0], token.STRING))
+				}
+			}
+		})
+	}
 	sameNames(t, "log field", firstColumn(docs(t)["docs/operating.md"], "## The log line"), written)
 }
 

@@ -234,7 +234,7 @@ func TestSecretIsBad(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	addr := s.freeAddr()
 	s.configure("[admin]\nlisten = \"\"\n[tickets]\nsecret_file = \"secret\"\n"+
-		"[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
+		"[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
 	secret := filepath.Join(s.dir, "secret")
 	s.serve()
 	s.await("level=warn msg=\"the tickets' secret cannot be used: ")

@@ -155,7 +155,7 @@ func TestRealClientsResume(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			config := writeConfig(t, dir, "", "[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
+			config := writeConfig(t, dir, "", "[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
 				"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", at, ln.Addr())
 			ctx := mtatest.Context(t)
 			l := live(ctx, t, config, at)

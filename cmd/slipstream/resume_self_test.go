@@ -34,7 +34,7 @@ func TestResumesWithItselfAfterRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	atB, atA := spareAddr(t), spareAddr(t)
-	configB := writeConfig(t, there, "", "[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
+	configB := writeConfig(t, there, "", "[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"+
 		"tls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n", atB, ln.Addr())
 	configA := writeConfig(t, here, "", "[[outbound]]\nlisten = [%q]\nrelay = %q\ntls = \"encrypt\"\npool_idle = \"0s\"\n", atA, atB)
 

@@ -20,7 +20,7 @@ const reloaded = `msg="the new configuration is in force"`
 func TestReload(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	first, second := s.freeAddr(), s.freeAddr()
-	const door = "[[inbound]]\nname = %q\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n"
+	const door = "[[inbound]]\nauth.enabled = false\nname = %q\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\ntls_cert = \"cert.pem\"\ntls_key = \"key.pem\"\n"
 	const admin = "[admin]\nlisten = \"\"\n"
 	s.certify("first.example")
 	s.configure(admin+door, "one", first, s.mta)
@@ -66,7 +66,7 @@ func TestReload(t *testing.T) {
 func TestReloadKeepsTheOldOnError(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	addr := s.freeAddr()
-	const door = "[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = %v\n"
+	const door = "[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = %v\n"
 	s.certify("mx.example")
 	s.configure("[admin]\nlisten = \"\"\n"+door, addr, s.mta, true)
 	s.serve()
@@ -100,7 +100,7 @@ func TestReloadKeepsTheOldOnError(t *testing.T) {
 
 func TestReloadAppliesTheRest(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{})
-	door := fmt.Sprintf("[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", s.freeAddr(), s.mta)
+	door := fmt.Sprintf("[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", s.freeAddr(), s.mta)
 	s.configure("[admin]\nlisten = \"\"\n%s", door)
 	s.serve()
 	s.await("msg=ready")
@@ -116,7 +116,7 @@ func TestReloadAppliesTheRest(t *testing.T) {
 func TestStopDrains(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	addr := s.freeAddr()
-	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
+	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
 	s.serve()
 	s.await("msg=ready")
 	idle, busy := s.client(addr), s.client(addr)
@@ -146,7 +146,7 @@ func TestStopDrains(t *testing.T) {
 func TestSecondSignalCuts(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	addr := s.freeAddr()
-	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
+	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
 	s.serve()
 	s.await("msg=ready")
 	busy := s.client(addr)
@@ -171,7 +171,7 @@ func TestSecondSignalCuts(t *testing.T) {
 func TestShutdownTimeoutCuts(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{Keywords: refpeer.Modern()})
 	addr := s.freeAddr()
-	s.configure("[admin]\nlisten = \"\"\n[limits]\nshutdown_timeout = \"50ms\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
+	s.configure("[admin]\nlisten = \"\"\n[limits]\nshutdown_timeout = \"50ms\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", addr, s.mta)
 	s.serve()
 	s.await("msg=ready")
 	busy := s.client(addr)
@@ -191,7 +191,7 @@ func TestStopWhileStarting(t *testing.T) {
 		asked <- struct{}{}
 		return refpeer.Action{Stall: true}
 	}})
-	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\n", s.freeAddr(), s.mta)
+	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\n", s.freeAddr(), s.mta)
 	s.serve()
 	<-asked
 	s.signals <- syscall.SIGTERM
@@ -214,7 +214,7 @@ func TestStopWhileReloading(t *testing.T) {
 	s := newTrial(t, &refpeer.Server{})
 	quiet.Start(ln)
 	t.Cleanup(quiet.Close)
-	const config = "[admin]\nlisten = \"\"\n[timeouts]\nbackend_probe = \"5m\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"
+	const config = "[admin]\nlisten = \"\"\n[timeouts]\nbackend_probe = \"5m\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n"
 	addr := s.freeAddr()
 	s.configure(config, addr, s.mta)
 	s.serve()
@@ -235,10 +235,10 @@ func TestStartFails(t *testing.T) {
 		code   int
 		want   string
 	}{
-		"open relay":     {"[[inbound]]\nlisten = [\"127.0.0.1:0\"]\nbackend = %[1]q\n", exitConfig, "open relay"},
-		"port held":      {"[[inbound]]\nlisten = [%[1]q]\nbackend_trusts_us = true\n", exitFailed, "address already in use"},
-		"no certificate": {"[[inbound]]\nlisten = [\"127.0.0.1:0\"]\ntls_cert = \"no.pem\"\ntls_key = \"no.pem\"\n#%[1]s", exitConfig, "no such file"},
-		"admin held":     {"[admin]\nlisten = %[1]q\n[[inbound]]\nlisten = [\"127.0.0.1:0\"]\n", exitFailed, "admin: cannot open"},
+		"open relay":     {"[[inbound]]\nauth.enabled = false\nlisten = [\"127.0.0.1:0\"]\nbackend = %[1]q\n", exitConfig, "open relay"},
+		"port held":      {"[[inbound]]\nauth.enabled = false\nlisten = [%[1]q]\nbackend_trusts_us = true\n", exitFailed, "address already in use"},
+		"no certificate": {"[[inbound]]\nauth.enabled = false\nlisten = [\"127.0.0.1:0\"]\ntls_cert = \"no.pem\"\ntls_key = \"no.pem\"\n#%[1]s", exitConfig, "no such file"},
+		"admin held":     {"[admin]\nlisten = %[1]q\n[[inbound]]\nauth.enabled = false\nlisten = [\"127.0.0.1:0\"]\n", exitFailed, "admin: cannot open"},
 		"unknown key":    {"[unknown]\n[[inbound]]\n#%[1]s", exitConfig, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestNotify(t *testing.T) {
 		}
 	}
 	s := newTrial(t, &refpeer.Server{})
-	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", s.freeAddr(), s.mta)
+	s.configure("[admin]\nlisten = \"\"\n[[inbound]]\nauth.enabled = false\nlisten = [%q]\nbackend = %q\nbackend_trusts_us = true\n", s.freeAddr(), s.mta)
 	s.serve()
 	hear("READY=1")
 	hear("WATCHDOG=1")

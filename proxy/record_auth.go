@@ -1,0 +1,55 @@
+package proxy
+
+import (
+	"strings"
+
+	"go.uber.org/zap"
+
+	"slipstream/auth"
+)
+
+// maxLoggedResults bounds how many results of one method a log line has.
+const maxLoggedResults = 4
+
+// verdict is what the log says about who a message is from.
+func (r *record) verdict() []zap.Field {
+	if r.judged == nil {
+		return nil
+	}
+	v := r.judged.DMARC
+	fields := []zap.Field{
+		zap.String("auth", summed(r.judged.Results)),
+		zap.String("dmarc", string(v.Status)),
+		zap.String("dmarc_domain", v.Domain),
+		zap.String("dmarc_policy", string(v.Policy)),
+		zap.String("auth_wait", seconds(r.judging)),
+	}
+	if d := r.judged.Decision; d.Action != auth.ActionAccept {
+		fields = append(fields, zap.String("auth_action", string(d.Action)))
+	} else if d.Exempt != "" {
+		fields = append(fields, zap.String("auth_exempt", d.Exempt))
+	}
+	if r.judged.Late {
+		fields = append(fields, zap.Bool("auth_late", true))
+	}
+	return fields
+}
+
+// summed is what the methods found, in a few words: "iprev=pass spf=pass dkim=pass,fail arc=none dmarc=pass".
+func summed(r auth.Results) string {
+	var b strings.Builder
+	method, n := "", 0
+	for _, result := range r.List {
+		switch {
+		case result.Method != method:
+			if method, n = result.Method, 1; b.Len() > 0 {
+				b.WriteByte(' ')
+			}
+			b.WriteString(method + "=" + result.Value)
+		case n < maxLoggedResults:
+			n++
+			b.WriteString("," + result.Value)
+		}
+	}
+	return b.String()
+}
