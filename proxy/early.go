@@ -8,11 +8,11 @@ import (
 	"syscall"
 	"time"
 
+	"go.uber.org/zap"
+
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 	"slipstream/tlsstore"
-
-	"go.uber.org/zap"
 )
 
 // A guess is what an early flight rests on: the hop offers what it offered at
@@ -75,7 +75,9 @@ func (c *caller) earlyInClear(try call) (known smtpwire.EHLO, ok bool) {
 }
 
 func (c *caller) peerKey(try call, phase tlsstore.Phase) tlsstore.PeerKey {
-	return tlsstore.PeerKey{Host: try.host, Addr: try.addr, Hello: c.called(try.id), Source: c.source(try.addr.Addr()), Phase: phase}
+	return tlsstore.PeerKey{
+		Host: try.host, Addr: try.addr, Hello: c.called(try.id), Source: c.source(try.addr.Addr()), Phase: phase,
+	}
 }
 
 // remember keeps what a hop has answered to EHLO for the next connection.
@@ -144,7 +146,8 @@ func (g *guess) disproved(actual smtpwire.EHLO) error {
 
 // doEarly is do with a guess at hand: EHLO and the commands leave in one write,
 // before the hop has said a word.
-func (p *peer) doEarly(during string, limit time.Duration, cmds []smtpwire.Command, got func(i int, r smtpwire.Reply)) error {
+func (p *peer) doEarly(during string, limit time.Duration, cmds []smtpwire.Command,
+	got func(i int, r smtpwire.Reply)) error {
 	g := p.guess
 	p.halveTime() // for a second connection, should the hop fall silent
 	p.pipe.Queue(g.hello)
@@ -188,15 +191,20 @@ func (p *peer) doEarly(during string, limit time.Duration, cmds []smtpwire.Comma
 func (p *peer) misled(cmds []smtpwire.Command, why error, got func(i int, r smtpwire.Reply)) error {
 	g := p.guess
 	p.guess = nil
-	if !p.fast { // else nobody may be there at all
+	nobody := p.fast && !p.met(why)
+	if !nobody {
 		g.wrong()
 	}
 	var no *peerError
-	if p.fast || errors.As(why, &no) && no.said.Code == 421 { // it hangs up, for whatever reason
+	if nobody || errors.As(why, &no) && no.said.Code == 421 { // it hangs up, for whatever reason
 		g.blame = func() {}
 	}
 	replies, refused := p.hearOut(cmds, why)
 	p.broken = true
+	p.parted = p.parted && !refused // else the text was waited for
+	if !nobody {
+		p.opened()
+	}
 	switch n := len(replies); {
 	case refused:
 	case n < len(cmds):
@@ -211,6 +219,16 @@ func (p *peer) misled(cmds []smtpwire.Command, why error, got func(i int, r smtp
 	}
 	p.textOut = false
 	return &guessError{hop: p.label, err: why, trips: p.wire.trips, blame: g.blame}
+}
+
+// met tells whether there was anybody on a connection that was to be opened by
+// what is said first: they spoke, though it may not have been a reply, or they
+// ended what there was.
+func (p *peer) met(why error) bool {
+	var no *peerError
+	var bad *smtpwire.ReplyError
+	return errors.As(why, &no) && no.said.Code != 0 || errors.As(why, &bad) ||
+		p.ended && !errors.Is(why, syscall.ECONNREFUSED)
 }
 
 // unblamed is what a hop that was spoken to early has said about a recipient,

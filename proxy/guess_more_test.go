@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -404,69 +403,6 @@ func TestGuessNoSmuggling(t *testing.T) {
 					sent := strings.ReplaceAll(strings.ReplaceAll("\n"+tt.text, "\r\n", "\n"), "\n.", "\n..")[1:]
 					if !slices.Equal(hop.texts, []string{sent}) {
 						t.Errorf("the hop has %q", hop.texts)
-					}
-				})
-			})
-		}
-	}
-}
-
-// Fast Open without anybody to speak to: what we thought we knew is forgotten
-// between connecting and speaking, or the host is gone.
-func TestGuessFast(t *testing.T) {
-	key := tlsstore.PeerKey{Addr: netip.MustParseAddrPort(mxAddr), Hello: "proxy.example"}
-	for _, mode := range []string{"commands", "message"} {
-		for _, style := range []refpeer.Style{refpeer.LockStep, refpeer.Pipelining, refpeer.Chunking} {
-			t.Run(fmt.Sprintf("forgotten/%s/%v", mode, style), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					hop := &refpeer.Server{Keywords: early()}
-					w := newWorld(t)
-					w.remember(tlsstore.Memory())
-					w.net.SetLink(proxyHost, mxHost, netsim.Link{Delay: guessRTT / 2})
-					w.net.SetFastOpen(mxAddr, true)
-					dial := w.net.FastDialer(proxyHost)
-					forget := false
-					w.dialFast = func(ctx context.Context, network string, local netip.Addr, remote string) (net.Conn, error) {
-						if forget {
-							w.store.Forget(key)
-						}
-						return dial(ctx, network, local, remote)
-					}
-					w.serve(mxAddr, hop)
-					w.outbound(func(o *OutboundConfig) { o.TLS, o.FastOpen = "none", mode })
-					w.start()
-					w.guessPositive(style)
-					w.guessPositive(style) // is given a cookie
-					forget = true
-					start := time.Now()
-					w.guessPositive(style)
-					if took := time.Since(start); took > time.Second {
-						t.Errorf("it took %v", took)
-					}
-					if n := len(hop.Messages()); n != 3 {
-						t.Errorf("the hop has %d messages", n)
-					}
-				})
-			})
-			t.Run(fmt.Sprintf("gone/%s/%v", mode, style), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					w := newWorld(t)
-					w.remember(tlsstore.Memory())
-					w.net.SetLink(proxyHost, mxHost, netsim.Link{Delay: guessRTT / 2})
-					w.net.SetFastOpen(mxAddr, true)
-					w.dialFast = w.net.FastDialer(proxyHost)
-					first := w.serve(mxAddr, &refpeer.Server{Keywords: early()})
-					second := w.serve("203.0.113.3:25", &refpeer.Server{Keywords: early()})
-					w.dns.mx["example.org"] = append(w.dns.mx["example.org"], &net.MX{Host: "mx2.example.org", Pref: 20})
-					w.dns.addrs["mx2.example.org"] = []netip.Addr{netip.MustParseAddr("203.0.113.3")}
-					w.outbound(func(o *OutboundConfig) { o.TLS, o.FastOpen = "none", mode })
-					w.start()
-					w.guessPositive(style)
-					w.guessPositive(style)
-					first.Close()
-					w.guessPositive(style)
-					if n := len(second.Messages()); n != 1 || len(first.Messages()) != 2 {
-						t.Errorf("the second host has %d messages", n)
 					}
 				})
 			})
