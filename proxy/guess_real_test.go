@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -10,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -18,7 +16,6 @@ import (
 	"slipstream/bench/mta/mtatest"
 	"slipstream/bench/refpeer"
 	"slipstream/proxy"
-	"slipstream/proxy/resolver"
 	"slipstream/smtpwire"
 	"slipstream/tlsstore"
 )
@@ -42,31 +39,10 @@ func startGuessing(t *testing.T, addr string, change func(*proxy.OutboundConfig)
 	})
 	store := tlsstore.New(tlsstore.Memory(), tlsstore.Options{})
 	t.Cleanup(func() { _ = store.Close() })
-	res, err := resolver.New(resolver.Config{Servers: []netip.AddrPort{names}, Timeout: 2 * time.Second})
-	if err != nil {
-		t.Fatal(err)
-	}
-	px := &realProxy{}
-	px.Proxy, err = proxy.New(cfg, proxy.Options{
-		Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)), Metrics: proxy.NewMetrics(prometheus.NewRegistry()),
-		Resolver: res, Store: store,
-		Done: func(s proxy.Summary) {
-			px.mu.Lock()
-			defer px.mu.Unlock()
-			px.done = append(px.done, s)
-		},
+	px, err := startRealWith(t, cfg, names, proxy.Options{
+		Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)), Store: store,
 	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := px.Shutdown(ctx); err != nil {
-			t.Errorf("shutdown: %v", err)
-		}
-	})
-	if err := px.Start(mtatest.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	return px, store

@@ -138,6 +138,7 @@ func realConfig(t *testing.T) *proxy.Config {
 // that the system may choose the port.
 func addInbound(cfg *proxy.Config, name, backend string, change func(*proxy.InboundConfig)) {
 	in := proxy.DefaultInbound()
+	in.Auth.Enabled = false // worlds that have the DNS for it switch it on
 	in.Name, in.Listen = name, []string{nextDoor(cfg)}
 	in.Backend = realEndpoint(backend)
 	if change != nil {
@@ -181,7 +182,7 @@ type realProxy struct {
 // startReal starts a proxy that is shut down, in order, at the end of the test.
 func startReal(t *testing.T, cfg *proxy.Config, names netip.AddrPort) *realProxy {
 	t.Helper()
-	px, err := startRealErr(t, cfg, names, zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)))
+	px, err := startRealWith(t, cfg, names, proxy.Options{Log: zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,21 +191,26 @@ func startReal(t *testing.T, cfg *proxy.Config, names netip.AddrPort) *realProxy
 
 func startRealErr(t *testing.T, cfg *proxy.Config, names netip.AddrPort, log *zap.Logger) (*realProxy, error) {
 	t.Helper()
+	return startRealWith(t, cfg, names, proxy.Options{Log: log})
+}
+
+// startRealWith starts one with a log of the caller's, and a store where it
+// gives one; the other options it makes.
+func startRealWith(t *testing.T, cfg *proxy.Config, names netip.AddrPort, o proxy.Options) (*realProxy, error) {
+	t.Helper()
 	rc := resolver.Config{Servers: []netip.AddrPort{names}, Timeout: 2 * time.Second}
 	res, err := resolver.New(rc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	px := &realProxy{}
-	px.Proxy, err = proxy.New(cfg, proxy.Options{
-		Log: log, Metrics: proxy.NewMetrics(prometheus.NewRegistry()), Resolver: res,
-		Done: func(s proxy.Summary) {
-			px.mu.Lock()
-			defer px.mu.Unlock()
-			px.done = append(px.done, s)
-		},
-	})
-	if err != nil {
+	o.Metrics, o.Resolver = proxy.NewMetrics(prometheus.NewRegistry()), res
+	o.Done = func(s proxy.Summary) {
+		px.mu.Lock()
+		defer px.mu.Unlock()
+		px.done = append(px.done, s)
+	}
+	if px.Proxy, err = proxy.New(cfg, o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
