@@ -42,6 +42,9 @@ type Checker struct {
 	Sealer *arc.Sealer
 	// Now is the clock that signatures expire by; nil: time.Now.
 	Now func() time.Time
+	// Broke hears of a method that a programming error broke, ours or a library's, on a goroutine of its own: its result
+	// is a temporary error, and nobody else notices. nil: the program ends.
+	Broke func(err any)
 }
 
 // An Envelope is what is known of a message before it arrives.
@@ -113,12 +116,29 @@ func (c *Checker) Begin(ctx context.Context, e Envelope) *Check {
 		return k
 	}
 	ctx = k.keys.ctx
-	k.running.Go(func() { k.iprev = IPRev(ctx, c.Resolver, e.Client) })
-	k.running.Go(func() { k.spf = SPF(ctx, c.Resolver, e.Client, e.Helo, e.MailFrom) })
+	k.iprev = IPRevResult{Value: ResultTemperror, IP: e.Client.Unmap().WithZone("")}
+	k.run(func() { k.iprev = IPRev(ctx, c.Resolver, e.Client) })
+	k.spf.Value = ResultTemperror
+	k.run(func() { k.spf = SPF(ctx, c.Resolver, e.Client, e.Helo, e.MailFrom) })
 	if e.MailFrom != "" { // else that identity is this one
-		k.running.Go(func() { k.helo = SPFHELO(ctx, c.Resolver, e.Client, e.Helo) })
+		k.helo = SPFResult{Value: ResultTemperror, Scope: ScopeHELO}
+		k.run(func() { k.helo = SPFHELO(ctx, c.Resolver, e.Client, e.Helo) })
 	}
 	return k
+}
+
+// run runs f beside us; what it set before stands if f breaks.
+func (k *Check) run(f func()) {
+	k.running.Go(func() {
+		if broke := k.checker.Broke; broke != nil {
+			defer func() {
+				if err := recover(); err != nil {
+					broke(err)
+				}
+			}()
+		}
+		f()
+	})
 }
 
 // faultyHeader is the author of a message whose header cannot be read at all.

@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"go.uber.org/zap"
+
 	"slipstream/auth"
 	"slipstream/auth/arc"
 	"slipstream/smtpwire"
@@ -52,6 +54,11 @@ func (p *Proxy) newJudge(cfg *Config, door string, conf *AuthConfig) (*judge, er
 			Limit: auth.Policy(conf.Enforce), Networks: conf.ExemptNetworks, Domains: conf.ExemptDomains, FaultyFrom: true,
 		},
 		Deadline: conf.Deadline,
+		Broke: func(err any) {
+			p.metrics.panicked(door)
+			p.log.Error("a method of authentication broke by an error in Slipstream", zap.String("door", door),
+				zap.Any("panic", err), zap.Stack("stack"))
+		},
 	}
 	if j.checker.Sealer, err = conf.sealer(); err != nil {
 		return nil, err
