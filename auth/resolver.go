@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"net"
+	"net/netip"
 	"strings"
 )
 
@@ -21,6 +22,12 @@ type Resolver interface {
 	LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error)
 	// LookupAddr gives the names of an address, without or with a final dot.
 	LookupAddr(ctx context.Context, addr string) ([]string, error)
+}
+
+// A FamilyResolver is a Resolver that can be asked for the addresses of one family: network is "ip4" or "ip6".
+type FamilyResolver interface {
+	Resolver
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
 // dnsTemporary reports whether asking again later may help.

@@ -124,8 +124,21 @@ func (s *spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, err
 	return mxs, s.heard(err)
 }
 
+// LookupIPAddr asks for what a client of that family needs. For one with an IPv4 address every mechanism wants A records
+// (https://www.rfc-editor.org/rfc/rfc7208#section-5.3), and name servers that fail for AAAA are common. For one with an
+// IPv6 address "exists" wants A and the others AAAA (https://www.rfc-editor.org/rfc/rfc7208#section-5.7), and which of
+// them asks is not known here: both are asked for.
 func (s *spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	addrs, err := s.r.LookupIPAddr(ctx, spfName(host))
+	family, ok := s.r.(FamilyResolver)
+	if !ok || !s.ip.Is4() {
+		addrs, err := s.r.LookupIPAddr(ctx, spfName(host))
+		return addrs, s.heard(err)
+	}
+	found, err := family.LookupNetIP(ctx, "ip4", spfName(host))
+	addrs := make([]net.IPAddr, 0, len(found))
+	for _, a := range found {
+		addrs = append(addrs, net.IPAddr{IP: a.AsSlice()})
+	}
 	return addrs, s.heard(err)
 }
 

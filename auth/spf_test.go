@@ -246,3 +246,52 @@ func BenchmarkSPF(b *testing.B) {
 		}
 	}
 }
+
+// familyZone is a zone whose name servers know nothing of IPv6, and that can be asked for one family.
+type familyZone struct{ *zone }
+
+func (z familyZone) LookupIPAddr(_ context.Context, host string) ([]net.IPAddr, error) {
+	return nil, zoneTimeout(host)
+}
+
+func (z familyZone) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	if network != "ip4" {
+		return nil, zoneTimeout(host)
+	}
+	addrs, err := z.zone.LookupIPAddr(ctx, host)
+	var list []netip.Addr
+	for _, a := range addrs {
+		if v4 := a.IP.To4(); v4 != nil {
+			list = append(list, netip.AddrFrom4([4]byte(v4)))
+		}
+	}
+	return list, err
+}
+
+// A client with an IPv4 address is not kept from a result by name servers that fail for AAAA; one with an IPv6 address is.
+func TestSPFAsksOneFamily(t *testing.T) {
+	z := &zone{
+		txt: map[string][]string{
+			"a.example":      {"v=spf1 a:host.example -all"},
+			"mx.example":     {"v=spf1 mx -all"},
+			"exists.example": {"v=spf1 exists:host.example -all"},
+		},
+		mx:    map[string][]*net.MX{"mx.example": {{Host: "host.example.", Pref: 1}}},
+		addrs: map[string][]netip.Addr{"host.example": {netip.MustParseAddr("192.0.2.1")}},
+	}
+	for _, tt := range []struct{ domain, client, want string }{
+		{"a.example", "192.0.2.1", ResultPass},
+		{"a.example", "::ffff:192.0.2.1", ResultPass},
+		{"a.example", "192.0.2.2", ResultFail},
+		{"a.example", "2001:db8::1", ResultTemperror},
+		{"mx.example", "192.0.2.1", ResultPass},
+		{"mx.example", "192.0.2.2", ResultFail},
+		{"mx.example", "2001:db8::1", ResultTemperror},
+		{"exists.example", "192.0.2.2", ResultPass},
+	} {
+		got := SPF(t.Context(), familyZone{z}, netip.MustParseAddr(tt.client), "x.example", "a@"+tt.domain)
+		if got.Value != tt.want {
+			t.Errorf("%s from %s: %+v, want %s", tt.domain, tt.client, got, tt.want)
+		}
+	}
+}

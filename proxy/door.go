@@ -44,6 +44,7 @@ type door struct {
 	limits       *LimitsConfig
 	times        *TimeoutsConfig
 	auth         *judge  // nil: nobody asks who mail is from
+	clerk        *clerk  // nil: nothing is filed
 	guard        *guard  // nil: the backend need not be asked
 	hopLMTP      bool    // the next hop speaks LMTP
 	connectAhead bool    // connections are made before they are asked for

@@ -82,6 +82,12 @@ func (w *world) remember(kv tlsstore.KV) {
 // counter returns the sum of a metric over a door's labels.
 func (w *world) counter(name, door string) float64 {
 	w.t.Helper()
+	return w.counterOf(name, "door", door)
+}
+
+// counterOf returns the sum of a metric where a label is value.
+func (w *world) counterOf(name, label, value string) float64 {
+	w.t.Helper()
 	families, err := w.registry.Gather()
 	if err != nil {
 		w.t.Fatal(err)
@@ -90,7 +96,7 @@ func (w *world) counter(name, door string) float64 {
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if f.GetName() == name && l.GetName() == "door" && l.GetValue() == door {
+				if f.GetName() == name && l.GetName() == label && l.GetValue() == value {
 					sum += m.GetCounter().GetValue()
 				}
 			}

@@ -18,6 +18,7 @@ type authMetrics struct {
 	late     *prometheus.CounterVec
 	wait     *prometheus.HistogramVec
 	dns      *prometheus.HistogramVec
+	reports  *prometheus.CounterVec
 }
 
 func newAuthMetrics(reg prometheus.Registerer) authMetrics {
@@ -38,7 +39,8 @@ func newAuthMetrics(reg prometheus.Registerer) authMetrics {
 		dns: histogram("auth_dns_seconds", "Time that look-ups for authentication took.",
 			[]float64{.0001, .001, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "type"),
 	}
-	reg.MustRegister(m.results, m.verdicts, m.late, m.wait, m.dns)
+	m.reports = counter("reports_total", "What became of reports on mail, by their kind.", "kind", "what")
+	reg.MustRegister(m.results, m.verdicts, m.late, m.wait, m.dns, m.reports)
 	return m
 }
 
@@ -52,6 +54,9 @@ func (m *Metrics) judged(door string, r *auth.Report, waited time.Duration) {
 		m.auth.late.WithLabelValues(door).Inc()
 	}
 }
+
+// reported counts what became of a report.
+func (m *Metrics) reported(kind, what string) { m.auth.reports.WithLabelValues(kind, what).Inc() }
 
 // timed measures look-ups; without metrics nobody does.
 func (m *Metrics) timed(dns AuthDNS) AuthDNS {

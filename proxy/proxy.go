@@ -74,6 +74,7 @@ type Proxy struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // every goroutine of ours
 	reload sync.Mutex     // one reload at a time
+	office office         // what clerks file into; guarded by reload
 
 	mu       sync.Mutex
 	config   *Config
@@ -162,6 +163,7 @@ func (p *Proxy) apply(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	p.hire(pl)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.stopping {
@@ -365,6 +367,9 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		}
 	}
 	p.pool.close(ctx)
+	p.reload.Lock()
+	p.closeClerks()
+	p.reload.Unlock()
 	p.cancel()
 	return err
 }

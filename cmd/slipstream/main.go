@@ -7,6 +7,8 @@
 //	slipstream check -c FILE      try what the service needs
 //	slipstream probe HOST[:PORT]  ask a mail host what it offers and how far away it is
 //	slipstream cache COMMAND      see what is remembered about peers, and have it forgotten
+//	slipstream verify             tell who a message is from
+//	slipstream seal               put an ARC set on top of a message
 //	slipstream demo               see it work on this machine alone
 //	slipstream bench              measure what a message costs over a wide-area link, and under load
 //	slipstream version            tell which build this is
@@ -27,6 +29,9 @@ type cli struct {
 	Check   checkCmd   `cmd:"" help:"Try what the service needs, and say what to do about the rest."`
 	Probe   probeCmd   `cmd:"" help:"Ask a mail host what it offers and how far away it is. No message is sent."`
 	Cache   cacheCmd   `cmd:"" help:"See what is remembered about peers, and have it forgotten."`
+	Verify  verifyCmd  `cmd:"" help:"Tell whether a message is from whom it says, and why."`
+	Seal    sealCmd    `cmd:"" help:"Put an ARC set on top of a message."`
+	Dmarc   dmarcCmd   `cmd:"" help:"See the reports that domains get on mail in their name."`
 	Demo    demoCmd    `cmd:"" help:"Show the service at work, on this machine alone."`
 	Bench   benchCmd   `cmd:"" help:"Measure what a message costs, with the service and without."`
 	Version versionCmd `cmd:"" help:"Tell which build this is."`

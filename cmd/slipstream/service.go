@@ -171,6 +171,12 @@ func needRestart(old, new *proxy.Config) []string {
 	if !slices.Equal(old.Tickets.NotFor, new.Tickets.NotFor) {
 		list = append(list, "tickets.not_for")
 	}
+	if old.ReportsDir() != new.ReportsDir() {
+		list = append(list, "reports.dir")
+	}
+	if old.Reports.MaxSize != new.Reports.MaxSize {
+		list = append(list, "reports.max_size")
+	}
 	if !slices.Equal(old.DNS.Servers, new.DNS.Servers) {
 		list = append(list, "dns.servers")
 	}
