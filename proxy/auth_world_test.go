@@ -119,3 +119,16 @@ func (w *world) judged(change ...func(*InboundConfig)) *slowDNS {
 	w.inbound(append([]func(*InboundConfig){func(in *InboundConfig) { in.Auth.Enabled = true }}, change...)...)
 	return dns
 }
+
+// belowResults is a text without the field of ours that it begins with, which may be none.
+func belowResults(text string) string {
+	if !strings.HasPrefix(text, "Authentication-Results: proxy.example;\r\n") {
+		return text
+	}
+	for {
+		_, text, _ = strings.Cut(text, "\r\n")
+		if !strings.HasPrefix(text, "\t") {
+			return text
+		}
+	}
+}

@@ -93,6 +93,9 @@ func (s *session) takeAhead(ctx context.Context, next smtpwire.Command) {
 	if err == nil {
 		err = m.scan.End()
 	}
+	if s.tx.exam != nil {
+		_ = s.flush() // what was answered before must not wait for the verdict; errors are kept
+	}
 	s.ahead = &chunkAhead{err: s.tx.examined(ctx, err)}
 }
 

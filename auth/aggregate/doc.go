@@ -18,6 +18,6 @@
 // What was sent is kept in the directory of the journal. Before a report is sent, the intent is on the disk, and after
 // it that it is done. A process that dies between the two does not know whether the MTA has the report; the next one
 // sends it again. The second has the Report-ID, the file name and the Message-ID of the first, by which whoever reads
-// reports finds duplicates (https://www.rfc-editor.org/rfc/rfc9990#section-3.5.3). A process that dies every time stops
+// reports finds duplicates (https://www.rfc-editor.org/rfc/rfc9990#section-3.5.4). A process that dies every time stops
 // at [MaxAttempts].
 package aggregate

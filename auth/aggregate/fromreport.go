@@ -71,7 +71,7 @@ func disposition(v auth.Verdict, d auth.Decision) string {
 }
 
 // reasons says why less, or more, was done than the policy asks for.
-// https://www.rfc-editor.org/rfc/rfc9990#section-3.1.1.6
+// https://www.rfc-editor.org/rfc/rfc9990#section-3.1.1.9
 func reasons(v auth.Verdict, r *auth.Report) []Reason {
 	var list []Reason
 	add := func(kind, comment string) { list = append(list, Reason{kind, clean(comment, maxComment)}) }

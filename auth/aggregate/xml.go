@@ -130,7 +130,7 @@ func (r *Row) element(count int64) xmlRecord {
 	}
 	switch r.MailFrom {
 	case "":
-	case nullPath: // "MAY be existing but empty": https://www.rfc-editor.org/rfc/rfc9990#section-3.1.1.7
+	case nullPath: // "MAY be existing but empty": https://www.rfc-editor.org/rfc/rfc9990#section-3.1.1.10
 		out.EnvelopeFrom = new(string)
 	default:
 		out.EnvelopeFrom = &r.MailFrom

@@ -125,10 +125,9 @@ func (c *dmarcReportCmd) source() (reportSource, error) {
 
 // reportConfig says who reports.
 func reportConfig(cfg *proxy.Config) aggregate.Config {
-	return aggregate.Config{
-		Submitter: cfg.Hostname, OrgName: cfg.Reports.OrgName, Email: cfg.Reports.Email,
-		ContactInfo: cfg.Reports.ContactInfo, Generator: "slipstream " + buildVersion(),
-	}
+	c := cfg.AggregateConfig()
+	c.Generator = "slipstream " + buildVersion()
+	return c
 }
 
 // reportDestinations finds organizations as the first door does that reports.
