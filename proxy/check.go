@@ -62,6 +62,7 @@ func Check(ctx context.Context, cfg *Config, o CheckOptions, report func(Finding
 		c.certificate(d.Name, d.TLSCert, d.TLSKey)
 		c.authorities(d.Name, d.BackendCAFile)
 		c.ports(ctx, d.Name, append(slices.Clone(d.Listen), d.ListenTLS...))
+		c.auth(d)
 	}
 	for i := range cfg.Outbound {
 		d := &cfg.Outbound[i]
@@ -75,8 +76,10 @@ func Check(ctx context.Context, cfg *Config, o CheckOptions, report func(Finding
 	c.admin(ctx)
 	if !o.Offline {
 		c.dns(ctx)
+		c.authDNS(ctx)
 		c.hops(ctx)
 	}
+	c.reports(ctx)
 }
 
 type check struct {
@@ -193,7 +196,7 @@ func listOf[T fmt.Stringer](values []T) string {
 func (c *check) needsNames() bool {
 	return slices.ContainsFunc(c.cfg.Outbound, func(d OutboundConfig) bool { return d.Route == "mx" || needsName(d.Relay) }) ||
 		slices.ContainsFunc(c.cfg.Inbound, func(d InboundConfig) bool {
-			return needsName(d.Backend) || d.ClientAddress == announceXclient
+			return needsName(d.Backend) || d.ClientAddress == announceXclient || d.Auth.Enabled
 		})
 }
 
@@ -212,6 +215,7 @@ func (c *check) hops(ctx context.Context) {
 	defer p.cancel()
 	for _, conf := range c.cfg.Inbound { // a copy
 		conf.TLSCert, conf.TLSKey = "", "" // judged above, and of no use here
+		conf.Auth.Enabled = false          // likewise
 		d, err := p.inboundDoor(c.cfg, &conf)
 		c.hop(ctx, d, &conf, "backend", conf.Backend, err)
 	}

@@ -21,9 +21,10 @@ type checkCmd struct {
 func (*checkCmd) Help() string {
 	return `Each line begins with ok, warn or fail. The configuration is read as a whole, so that all of its mistakes show at
 once, each with its line and column. Then the state directory, the store in it and its key, the tickets' secret,
-certificates, ports, privileges, limits and the spool directory are looked at, and the servers are asked that the
-service depends on: name servers, backends (what they offer, and whether they would relay for strangers) and relays. No
-message is sent. A service that runs may go on meanwhile.
+certificates, ports, privileges, limits, the spool directory and what authentication and reports need are looked at, and
+the servers are asked that the service depends on: name servers (also whether the key of our seals is there), backends
+(what they offer, and whether they would relay for strangers), relays, and the MTA that reports are handed to. No message
+is sent. A service that runs may go on meanwhile.
 
 Exit codes: 0 nothing failed, 1 something did, 64 wrong command line.`
 }
@@ -45,6 +46,7 @@ func (c *checkCmd) Run(con console) error {
 			o.Resolver = checkResolver(cfg.DNS, report)
 		}
 		checkMemory(cfg, report)
+		checkReports(cfg, report)
 		proxy.Check(ctx, cfg, o, report)
 	}
 	if failures > 0 {
