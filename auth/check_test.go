@@ -124,6 +124,33 @@ func TestCheckSigned(t *testing.T) {
 	}
 }
 
+// What the history file says of a message is what the report does.
+func TestCheckHistory(t *testing.T) {
+	z := checkWorld()
+	sealer := &Checker{
+		ID: "list.example.net", Resolver: z,
+		Sealer: &arc.Sealer{Domain: "list.example.net", Selector: "s1", Key: dkimEd25519()},
+	}
+	signed := checkSigned(t)
+	_, fields := checked(t, sealer, checkEnvelope, signed, 100)
+	e := checkEnvelope
+	e.Client, e.MailFrom = netip.MustParseAddr("2001:db8::7"), "list@list.example"
+	c := &Checker{ID: "mx.example.org", Resolver: z, Enforcement: Enforcement{Limit: PolicyReject}}
+	r, _ := checked(t, c, e, fields+signed, 100)
+	h := r.History("job1", "mx.example.org", time.Unix(1e9, 0))
+	got, err := h.Append(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "job job1\nreporter mx.example.org\nreceived 1000000000\nipaddr 2001:db8::7\nfrom example.com\n" +
+		"mfrom list.example\nspf 6\ndkim example.com s1 0\npdomain example.com\npolicy 15\nrua mailto:r@example.com\n" +
+		"pct 100\nadkim 114\naspf 114\np 114\nsp 0\nalign_dkim 4\nalign_spf 5\naction 2\narc 0\n" +
+		"arc_policy 1 json:[{\"i\":1,\"d\":\"list.example.net\",\"s\":\"s1\",\"ip\":\"192.0.2.1\"}]\n"
+	if string(got) != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
 // The end of the session ends a check, and so does Abort, at each step; nothing is left behind.
 func TestCheckEnds(t *testing.T) {
 	for step := range 4 {
