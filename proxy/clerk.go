@@ -252,7 +252,7 @@ func (c *Config) ReportRelay(d *InboundConfig) MailerOptions {
 
 // destinations tells who wants reports, by the way in which a door finds policies.
 func (p *Proxy) destinations(conf *InboundConfig) auth.Destinations {
-	d := auth.Destinations{Resolver: AuthResolver(p.dns.(AuthDNS)), Discovery: auth.Discovery(conf.Auth.Discovery)}
+	d := auth.Destinations{Resolver: AuthResolver(p.authDNS), Discovery: auth.Discovery(conf.Auth.Discovery)}
 	if suffixes, err := loadSuffixes(conf.Auth.DMARCTLDFile); err == nil { // it was read a moment ago
 		d.Suffixes = suffixes
 	}

@@ -34,11 +34,10 @@ func (p *Proxy) newJudge(cfg *Config, door string, conf *AuthConfig) (*judge, er
 	if !conf.Enabled {
 		return nil, nil
 	}
-	dns, ok := p.dns.(AuthDNS)
-	if !ok {
+	if p.authDNS == nil {
 		return nil, errors.New("auth: the resolver cannot look up what authentication needs")
 	}
-	names := AuthResolver(p.metrics.timed(dns))
+	names := AuthResolver(p.metrics.timed(p.authDNS))
 	suffixes, err := loadSuffixes(conf.DMARCTLDFile)
 	if err != nil {
 		return nil, err

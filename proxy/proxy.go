@@ -25,6 +25,12 @@ type Options struct {
 	Metrics  *Metrics
 	Resolver Resolver
 
+	// AuthDNS answers what is asked about the senders of inbound mail, which is
+	// what strangers choose. One of its own keeps them from pushing the mail hosts
+	// of outbound mail out of memory, or its questions out of their turn. nil:
+	// Resolver, which must be one then.
+	AuthDNS AuthDNS
+
 	// Dial opens connections to hops. nil: [net.Dialer].
 	Dial DialFunc
 
@@ -56,6 +62,7 @@ type Proxy struct {
 	log     *zap.Logger
 	metrics *Metrics
 	dns     Resolver
+	authDNS AuthDNS // nil: mail cannot be judged
 	dial    DialFunc
 	fast    DialFunc // nil: there is no Fast Open
 	listen  func(ctx context.Context, addr string) (net.Listener, error)
@@ -104,12 +111,15 @@ type way struct {
 // certificates and opens nothing; [Proxy.Start] does.
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
-		log: o.Log, metrics: o.Metrics, dns: o.Resolver, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
+		log: o.Log, metrics: o.Metrics, dns: o.Resolver, authDNS: o.AuthDNS, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
 		store: o.Store, tickets: o.Tickets, shy: o.Shy,
 		pool: newPool(cfg.Limits.MaxIdleConnections, o.Metrics),
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
 		config: cfg,
+	}
+	if p.authDNS == nil {
+		p.authDNS, _ = o.Resolver.(AuthDNS)
 	}
 	if p.log == nil {
 		p.log = zap.NewNop()

@@ -66,6 +66,11 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 		return failed(log, err)
 	}
 	defer dns.Close()
+	authDNS, err := newResolver(cfg.DNS)
+	if err != nil {
+		return failed(log, err)
+	}
+	defer authDNS.Close()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	kept, stop := awaitKept(func() kept { return openKept(cfg, log) }, signals)
@@ -84,7 +89,8 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	}
 	metrics.MustRegister(of)
 	px, err := proxy.New(cfg, proxy.Options{
-		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
+		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, AuthDNS: authDNS,
+		Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
 	})
 	if err != nil {
 		return failed(log, &exitError{exitConfig, err})
