@@ -22,7 +22,7 @@ lint: ## gofmt, go vet, staticcheck
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
 
-peers: ## Debian's Exim, Postfix, OpenSMTPD, swaks, HAProxy, nginx and Chromium, unpacked into .peers (nothing is installed)
+peers: ## Debian's mail servers, name servers, checkers of mail and Chromium, unpacked into .peers (nothing is installed)
 	@bench/mta/fetch.sh
 
 # go test fuzzes one target at a time.

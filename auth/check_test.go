@@ -217,6 +217,34 @@ func TestCheckDeadline(t *testing.T) {
 	}
 }
 
+// Keys that were found in time hold, however long the body takes after that.
+func TestCheckSlowBody(t *testing.T) {
+	z := checkWorld()
+	sealer := &Checker{
+		ID: "list.example.net", Resolver: z,
+		Sealer: &arc.Sealer{Domain: "list.example.net", Selector: "s1", Key: dkimEd25519()},
+	}
+	for _, body := range []string{"one\r\n", strings.Repeat("one line of many\r\n", 4*maxQueued/18)} {
+		signed := dkimSigner{key: dkimEd25519()}.sign(t, "From: a@example.com\r\nTo: b@example.net\r\nSubject: x\r\n\r\n"+body)
+		_, fields := checked(t, sealer, checkEnvelope, signed, 1000)
+		synctest.Test(t, func(t *testing.T) {
+			slow := checkWorld()
+			slow.wait = func(context.Context) error { time.Sleep(50 * time.Millisecond); return nil }
+			k := (&Checker{ID: "mx.example.org", Resolver: slow}).Begin(t.Context(), checkEnvelope)
+			header, body, _ := strings.Cut(fields+signed, "\r\n\r\n")
+			k.Header([]byte(header + "\r\n\r\n"))
+			for chunk := range slices.Chunk([]byte(body), len(body)/3+1) {
+				time.Sleep(time.Minute)
+				k.Write(chunk)
+			}
+			r := k.Finish(t.Context())
+			if r.Late || r.DKIM[0].Value != ResultPass || r.ARC.Value != arc.Pass || r.DMARC.Status != StatusAccept {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
+
 // brokenResolver is one with a programming error.
 type brokenResolver struct{ *zone }
 

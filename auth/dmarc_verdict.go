@@ -164,7 +164,7 @@ func (e *Evaluation) alignments(v *Verdict, ids Identifiers) alignment {
 
 // unknown makes v the verdict where the DNS did not tell what is needed.
 func (v Verdict) unknown(err error) Verdict {
-	v.Status, v.Result, v.Reason = StatusTempError, ResultTemperror, "DNS failure"
+	v.Status, v.Result, v.Reason = StatusTempError, ResultTemperror, dnsNoAnswer
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		v.Reason = "no answer in time"
 	}

@@ -38,7 +38,7 @@ func IPRev(ctx context.Context, r Resolver, ip netip.Addr) IPRevResult {
 		res.Value, res.Reason = "permerror", "the address has no name"
 		return res
 	case dnsTemporary(err):
-		res.Value, res.Reason = "temperror", "no answer from the DNS"
+		res.Value, res.Reason = "temperror", dnsNoAnswer
 		return res
 	case err != nil:
 		res.Value, res.Reason = "permerror", "the answer makes no sense"
@@ -62,7 +62,7 @@ func IPRev(ctx context.Context, r Resolver, ip netip.Addr) IPRevResult {
 	case res.Name != "":
 		res.Value, res.Reason = "pass", "the name has this address"
 	case open:
-		res.Value, res.Reason = "temperror", "no answer from the DNS"
+		res.Value, res.Reason = "temperror", dnsNoAnswer
 	default:
 		res.Value, res.Reason = "fail", "no name has this address"
 	}

@@ -30,6 +30,9 @@ type FamilyResolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 }
 
+// dnsNoAnswer is the reason of temporary errors.
+const dnsNoAnswer = "no answer from the DNS"
+
 // dnsTemporary reports whether asking again later may help.
 func dnsTemporary(err error) bool {
 	d, ok := err.(*net.DNSError)

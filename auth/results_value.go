@@ -167,11 +167,11 @@ func writtenLocal(local string, international bool) (string, bool) {
 	return quoted(local), isHarmless(local, international)
 }
 
-// isHarmless refuses what a reader might take for the end of the value: semicolons and parentheses even where they are
-// quoted, and encoded words, which some readers decode before they parse.
+// isHarmless refuses what a reader might take for the end of the value, semicolons and parentheses even where they are
+// quoted, and equals signs: filters look for "dmarc=pass" wherever it stands, and some readers decode encoded words
+// before they parse.
 func isHarmless(s string, international bool) bool {
-	return len(s) <= maxLocalPart && isPrintable(s, international) && !strings.ContainsAny(s, ";()") &&
-		!strings.Contains(s, "=?")
+	return len(s) <= maxLocalPart && isPrintable(s, international) && !strings.ContainsAny(s, ";()=")
 }
 
 // writtenUser writes the name of an account, which need not be a mailbox.

@@ -81,12 +81,10 @@ func checkSPF(ctx context.Context, r Resolver, ip netip.Addr, helo, local, domai
 	res.Value, res.Reason = string(value), spfReason(value, err)
 	if value != spf.TempError && ctx.Err() != nil && w.lost.Load() {
 		// A look-up that the end of ctx cut short may have read as "no such record".
-		res.Value, res.Reason = string(spf.TempError), spfNoAnswer
+		res.Value, res.Reason = string(spf.TempError), dnsNoAnswer
 	}
 	return res
 }
-
-const spfNoAnswer = "no answer from the DNS"
 
 // spfReason puts the library's error into fixed words.
 func spfReason(value spf.Result, err error) string {
@@ -116,7 +114,7 @@ func spfReason(value spf.Result, err error) string {
 	case spf.Neutral:
 		return "nothing matched"
 	case spf.TempError:
-		return spfNoAnswer
+		return dnsNoAnswer
 	case spf.PermError:
 		return "a record that cannot be used"
 	}

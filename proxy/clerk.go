@@ -182,7 +182,7 @@ func (p *Proxy) startScheduler(cfg *Config, conf *InboundConfig) {
 	mailer, err := p.reportMailer(cfg, conf)
 	if err == nil {
 		p.office.scheduler, err = aggregate.NewScheduler(p.office.journal, aggregate.SchedulerOptions{
-			Config:       cfg.AggregateConfig(),
+			Config:       cfg.AggregateConfig(p.version),
 			Destinations: p.destinations(conf),
 			Mailer:       mailer,
 			Observe:      p.aggregated,
@@ -208,8 +208,9 @@ func (p *Proxy) reporterFor(cfg *Config, conf *InboundConfig) *failure.Reporter 
 	if err == nil {
 		r, err = failure.New(failure.Config{
 			Mailer: mailer, Destinations: p.destinations(conf), Hostname: cfg.Hostname,
-			From:    cmp.Or(conf.Auth.DMARCForensicSender, postmaster(cfg.Hostname)),
-			Observe: p.told,
+			UserAgent: generator(p.version),
+			From:      cmp.Or(conf.Auth.DMARCForensicSender, postmaster(cfg.Hostname)),
+			Observe:   p.told,
 		})
 	}
 	if err != nil {
@@ -222,12 +223,15 @@ func (p *Proxy) reporterFor(cfg *Config, conf *InboundConfig) *failure.Reporter 
 
 func postmaster(hostname string) string { return "postmaster@" + hostname }
 
-// AggregateConfig says who reports.
-func (c *Config) AggregateConfig() aggregate.Config {
+// AggregateConfig says who reports, by a program of some version.
+func (c *Config) AggregateConfig(version string) aggregate.Config {
 	return aggregate.Config{
 		Submitter: c.Hostname, OrgName: c.Reports.OrgName, Email: c.Reports.Email, ContactInfo: c.Reports.ContactInfo,
+		Generator: generator(version),
 	}
 }
+
+func generator(version string) string { return strings.TrimSpace("Slipstream " + version) }
 
 // reportMailer is how reports on a door's mail leave.
 func (p *Proxy) reportMailer(cfg *Config, conf *InboundConfig) (*Mailer, error) {

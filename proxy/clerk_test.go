@@ -147,7 +147,7 @@ func TestClerkReload(t *testing.T) {
 		}
 		day := aggregate.DayOf(time.Now())
 		var seen int64
-		_, err := aggregate.Reports(t.Context(), w.cfg.ReportsDir(), day, again.AggregateConfig(), nil, func(r *aggregate.Report) error {
+		_, err := aggregate.Reports(t.Context(), w.cfg.ReportsDir(), day, again.AggregateConfig(""), nil, func(r *aggregate.Report) error {
 			seen += r.Messages
 			return nil
 		})

@@ -52,6 +52,9 @@ type Options struct {
 	Tickets *tlsstore.Tickets
 	Shy     *tlsstore.Shy
 
+	// Version is what reports on mail say that they were made by, after the name.
+	Version string
+
 	// Done hears of every transaction when it is over, on the session's
 	// goroutine: it must be quick. nil: nobody does.
 	Done func(Summary)
@@ -62,6 +65,7 @@ type Proxy struct {
 	log     *zap.Logger
 	metrics *Metrics
 	dns     Resolver
+	version string
 	authDNS AuthDNS // nil: mail cannot be judged
 	dial    DialFunc
 	fast    DialFunc // nil: there is no Fast Open
@@ -111,7 +115,7 @@ type way struct {
 // certificates and opens nothing; [Proxy.Start] does.
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
-		log: o.Log, metrics: o.Metrics, dns: o.Resolver, authDNS: o.AuthDNS, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
+		log: o.Log, metrics: o.Metrics, dns: o.Resolver, authDNS: o.AuthDNS, version: o.Version, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
 		store: o.Store, tickets: o.Tickets, shy: o.Shy,
 		pool: newPool(cfg.Limits.MaxIdleConnections, o.Metrics),
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),

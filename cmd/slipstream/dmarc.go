@@ -120,14 +120,7 @@ func (c *dmarcReportCmd) source() (reportSource, error) {
 	if err != nil {
 		return reportSource{}, &exitError{exitConfig, err}
 	}
-	return reportSource{dir: cfg.ReportsDir(), config: reportConfig(cfg), destinations: destinations}, nil
-}
-
-// reportConfig says who reports.
-func reportConfig(cfg *proxy.Config) aggregate.Config {
-	c := cfg.AggregateConfig()
-	c.Generator = "slipstream " + buildVersion()
-	return c
+	return reportSource{dir: cfg.ReportsDir(), config: cfg.AggregateConfig(buildVersion()), destinations: destinations}, nil
 }
 
 // reportDestinations finds organizations as the first door does that reports.

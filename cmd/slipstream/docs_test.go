@@ -298,7 +298,7 @@ var replyCode = regexp.MustCompile(`^([2-5]\d\d)(?: ([245]\.\d+\.\d+))?$`)
 // TestDocsReplies compares the table of replies with those that the code composes.
 func TestDocsReplies(t *testing.T) {
 	composed, enhanced := make(map[string]bool), make(map[string]bool)
-	for _, file := range sources(t, "smtpwire", "proxy", "proxy/route") {
+	for _, file := range sources(t, "smtpwire", "proxy", "proxy/route", "auth") {
 		inspect(t, file, func(n ast.Node) {
 			if s, ok := n.(*ast.BasicLit); ok {
 				enhanced[literal(s, token.STRING)] = true

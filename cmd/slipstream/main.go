@@ -9,6 +9,7 @@
 //	slipstream cache COMMAND      see what is remembered about peers, and have it forgotten
 //	slipstream verify             tell who a message is from
 //	slipstream seal               put an ARC set on top of a message
+//	slipstream dmarc report       see the reports that domains get on mail in their name
 //	slipstream demo               see it work on this machine alone
 //	slipstream bench              measure what a message costs over a wide-area link, and under load
 //	slipstream version            tell which build this is

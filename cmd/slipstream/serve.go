@@ -89,7 +89,7 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	}
 	metrics.MustRegister(of)
 	px, err := proxy.New(cfg, proxy.Options{
-		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, AuthDNS: authDNS,
+		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, AuthDNS: authDNS, Version: buildVersion(),
 		Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
 	})
 	if err != nil {
