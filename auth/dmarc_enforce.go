@@ -15,8 +15,9 @@ type Enforcement struct {
 	// Domains are those of trusted forwarders and lists. Mail is let through where one of them, or a name below, was
 	// authenticated, be it by SPF or by a signature. An author domain that is merely claimed exempts nothing.
 	Domains []string
-	// FaultyFrom acts on mail with a faulty From field, one that is missing excepted, as on mail for whose domain the
-	// policy is Limit. Else the policies of the domains in it count, as far as they can be read.
+	// FaultyFrom acts on mail with a From field that readers may take for different authors as on mail for whose domain
+	// the policy is Limit, whatever the domains in it ask for. Else these policies count, as far as they can be read. A
+	// field that is missing, or in which there is no address at all, deceives nobody: see [FromFault.Deceptive].
 	FaultyFrom bool
 }
 
@@ -49,7 +50,7 @@ type Origin struct {
 // Decide is what follows from a verdict on a message from o. What failed for want of an answer is accepted.
 func (e Enforcement) Decide(v Verdict, o Origin) Decision {
 	asked := v.demands()
-	if e.FaultyFrom && v.Status == StatusNoFrom && v.Reason != string(FromMissing) {
+	if e.FaultyFrom && v.Fault.Deceptive() {
 		asked = e.Limit
 	}
 	action := e.limited(asked)
@@ -71,7 +72,7 @@ func (e Enforcement) Decide(v Verdict, o Origin) Decision {
 	if v.Status == StatusReject {
 		d.Text = "Message rejected per DMARC policy of " + v.Domain
 	} else {
-		d.Text = "Message rejected, DMARC cannot be applied: " + v.Reason
+		d.Text = "Message rejected, DMARC cannot be applied: " + string(v.Fault)
 	}
 	return d
 }

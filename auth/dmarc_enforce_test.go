@@ -10,7 +10,7 @@ func TestDecide(t *testing.T) {
 	failed := func(p Policy) Verdict {
 		return Verdict{Status: Status(p), Result: ResultFail, Domain: "bank.test", Policy: p}
 	}
-	faulty := Verdict{Status: StatusNoFrom, Result: ResultPermerror, Reason: string(FromRepeated)}
+	faulty := Verdict{Status: StatusNoFrom, Result: ResultPermerror, Reason: string(FromRepeated), Fault: FromRepeated}
 	overridden := Verdict{Status: StatusAccept, Result: ResultFail, Domain: "bank.test", Policy: PolicyReject,
 		Sealer: "list.test"}
 	trusting := Enforcement{
@@ -70,7 +70,11 @@ func TestDecide(t *testing.T) {
 		{"faulty From, set aside", Enforcement{Limit: PolicyQuarantine, FaultyFrom: true}, faulty, Origin{},
 			ActionQuarantine, ""},
 		{"no From", Enforcement{Limit: PolicyReject, FaultyFrom: true},
-			Verdict{Status: StatusNoFrom, Reason: string(FromMissing)}, Origin{}, ActionAccept, ""},
+			Verdict{Status: StatusNoFrom, Fault: FromMissing}, Origin{}, ActionAccept, ""},
+		{"nobody in From", Enforcement{Limit: PolicyReject, FaultyFrom: true},
+			Verdict{Status: StatusNoFrom, Fault: FromNobody}, Origin{}, ActionAccept, ""},
+		{"faulty From of a domain that asks for nothing", Enforcement{Limit: PolicyReject, FaultyFrom: true},
+			Verdict{Status: StatusNone, Result: ResultFail, Fault: FromRepeated}, Origin{}, ActionReject, ""},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -28,6 +28,9 @@ type Verdict struct {
 	// Reason says why, where Status and Result do not. It is text of our own in printable ASCII.
 	Reason string
 
+	// Fault is that of the From field, if it has one: the message cannot pass then.
+	Fault FromFault
+
 	// Domain is the author domain, or with several the one with the worst outcome; "" where there is none.
 	Domain string
 	// PolicyDomain is where Record was found, and OrgDomain the organizational domain of Domain, "" where it is not
@@ -70,6 +73,7 @@ func (e *Evaluation) Evaluate(ctx context.Context, ids Identifiers) Verdict {
 	if len(each) > 1 {
 		worst.Each = each
 	}
+	worst.Fault = e.author.Fault
 	switch fault := e.author.Fault; {
 	case len(each) == 0, fault != "" && worst.Status == StatusNoRecord:
 		worst.Status, worst.Result, worst.Reason = StatusNoFrom, ResultPermerror, string(fault)

@@ -45,6 +45,10 @@ const (
 	FromTooMany   FromFault = "too many author domains"
 )
 
+// Deceptive reports whether readers may take the field for different authors, or for one that we do not see. It is false
+// for one without any address, as old programs write it, and for none at all.
+func (f FromFault) Deceptive() bool { return f != "" && f != FromMissing && f != FromNobody }
+
 // ParseFrom reads the From fields of a message. It takes the syntax of
 // https://www.rfc-editor.org/rfc/rfc5322#section-3.4 and, of https://www.rfc-editor.org/rfc/rfc5322#section-4.4, what
 // is obsolete (source routes, which count for nothing, blanks and comments about the dots, empty list members), groups

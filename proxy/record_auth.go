@@ -24,6 +24,9 @@ func (r *record) verdict() []zap.Field {
 		zap.String("dmarc_policy", string(v.Policy)),
 		zap.String("auth_wait", seconds(r.judging)),
 	}
+	if v.Fault != "" {
+		fields = append(fields, zap.String("dmarc_fault", string(v.Fault)))
+	}
 	if d := r.judged.Decision; d.Action != auth.ActionAccept {
 		fields = append(fields, zap.String("auth_action", string(d.Action)))
 	} else if d.Exempt != "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -181,7 +182,7 @@ func (u Unbound) config(dir string, addr netip.AddrPort) (string, error) {
 
 // prepareDNS makes the directory of a name server, readable for nobody, and chooses its address.
 func prepareDNS(pattern, listen string) (dir string, addr netip.AddrPort, err error) {
-	at, err := freePort(listen)
+	at, err := freeDNSPort(listen)
 	if err != nil {
 		return "", addr, err
 	}
@@ -227,4 +228,24 @@ func writeAll(dir string, files map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// dnsPortTries is how many ports are looked at.
+const dnsPortTries = 20
+
+// freeDNSPort is freePort for a server that listens by UDP too: many sockets of others have such ports.
+func freeDNSPort(listen string) (string, error) {
+	var last error
+	for range dnsPortTries {
+		at, err := freePort(listen)
+		if err != nil || !anyPort(listen) {
+			return at, err
+		}
+		conn, err := net.ListenPacket("udp", at)
+		if err == nil {
+			return at, conn.Close()
+		}
+		last = err
+	}
+	return "", last
 }
