@@ -207,6 +207,7 @@ func fold(value []byte, mask uint64) (out []byte) {
 func FuzzResultsField(f *testing.F) {
 	f.Add("mx.example.org", "bad; (sig)", "a\r\nb", "x@y", "[192.0.2.1]", "2001:db8::1", "ab+/")
 	f.Add("bücher.example", "=?utf-8?q?x?=", "ü", `"a\"b"@ü.example`, "-", "::ffff:1.2.3.4", "a;b")
+	f.Add("A", "bad; (sig", "x", "?x@y", "[192.0.2.1]", "2b8::db8", "ab+/")
 	f.Fuzz(func(t *testing.T, id, reason, comment, mailbox, helo, ip, b string) {
 		r := Results{ID: id, List: []Result{
 			{Method: MethodSPF, Value: ResultFail, Reason: reason, Comment: comment, Properties: []Property{

@@ -168,10 +168,10 @@ func writtenLocal(local string, international bool) (string, bool) {
 }
 
 // isHarmless refuses what a reader might take for the end of the value, semicolons and parentheses even where they are
-// quoted, and equals signs: filters look for "dmarc=pass" wherever it stands, and some readers decode encoded words
-// before they parse.
+// quoted, equals signs, since filters look for "dmarc=pass" wherever it stands, and question marks, since some readers
+// decode encoded words before they parse, and the first "=" of one may be ours.
 func isHarmless(s string, international bool) bool {
-	return len(s) <= maxLocalPart && isPrintable(s, international) && !strings.ContainsAny(s, ";()=")
+	return len(s) <= maxLocalPart && isPrintable(s, international) && !strings.ContainsAny(s, ";()=?")
 }
 
 // writtenUser writes the name of an account, which need not be a mailbox.

@@ -31,16 +31,67 @@ var _ AuthDNS = (*resolver.Resolver)(nil)
 // decide. Who knows the family, because the client has one (https://www.rfc-editor.org/rfc/rfc7208#section-5.3), asks
 // LookupNetIP for that alone, and is not kept from an answer by name servers that know nothing of the other: those
 // that fail for AAAA are common.
-func AuthResolver(dns AuthDNS) *AuthNames { return &AuthNames{dns} }
+func AuthResolver(dns AuthDNS) *AuthNames { return &AuthNames{dns: dns} }
 
 // AuthNames are the answers of an [AuthDNS] in the terms of package auth. Make them with [AuthResolver].
-type AuthNames struct{ dns AuthDNS }
+type AuthNames struct {
+	dns   AuthDNS
+	known func(context.Context) context.Context // nil: whatever is asked
+}
 
 var _ auth.ExistenceResolver = (*AuthNames)(nil)
 
+// A remembering AuthDNS can be kept from asking anybody, as [resolver.Resolver.Known] does.
+type remembering interface {
+	Known(ctx context.Context) context.Context
+}
+
+// Known implements [auth.KnowingResolver].
+func (a *AuthNames) Known() auth.Resolver {
+	if r, ok := a.dns.(remembering); ok {
+		return &AuthNames{dns: a.dns, known: r.Known}
+	}
+	return &AuthNames{dns: nothingKnown{}}
+}
+
+// under is the context of a question.
+func (a *AuthNames) under(ctx context.Context) context.Context {
+	if a.known != nil {
+		ctx = a.known(ctx)
+	}
+	return resolver.Fresh(ctx)
+}
+
+// nothingKnown is what a DNS knows that remembers nothing.
+type nothingKnown struct{}
+
+func unknown(name string) error {
+	return &net.DNSError{Err: "not remembered", Name: name, IsTemporary: true}
+}
+
+func (nothingKnown) LookupTXT(_ context.Context, name string) (r resolver.Result[string], err error) {
+	return r, unknown(name)
+}
+
+func (nothingKnown) LookupMX(_ context.Context, name string) (r resolver.Result[resolver.MX], err error) {
+	return r, unknown(name)
+}
+
+func (nothingKnown) LookupA(_ context.Context, name string) (r resolver.Result[netip.Addr], err error) {
+	return r, unknown(name)
+}
+
+func (nothingKnown) LookupAAAA(_ context.Context, name string) (r resolver.Result[netip.Addr], err error) {
+	return r, unknown(name)
+}
+
+func (nothingKnown) LookupPTR(_ context.Context, addr netip.Addr) (r resolver.Result[string], err error) {
+	return r, unknown(addr.String())
+}
+
 // LookupTXT implements [auth.Resolver].
 func (a *AuthNames) LookupTXT(ctx context.Context, name string) ([]string, error) {
-	res, err := a.dns.LookupTXT(resolver.Fresh(ctx), name)
+	res, err := a.dns.LookupTXT(a.under(ctx), name)
 	if err != nil {
 		return nil, bareDNSError(err, name)
 	}
@@ -49,7 +100,7 @@ func (a *AuthNames) LookupTXT(ctx context.Context, name string) ([]string, error
 
 // LookupMX implements [auth.Resolver].
 func (a *AuthNames) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
-	res, err := a.dns.LookupMX(resolver.Fresh(ctx), name)
+	res, err := a.dns.LookupMX(a.under(ctx), name)
 	if err != nil {
 		return nil, bareDNSError(err, name)
 	}
@@ -62,15 +113,7 @@ func (a *AuthNames) LookupMX(ctx context.Context, name string) ([]*net.MX, error
 
 // LookupIPAddr implements [auth.Resolver]: see [AuthResolver].
 func (a *AuthNames) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	var v6 []netip.Addr
-	var err6 error
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		v6, err6 = a.LookupNetIP(ctx, "ip6", host)
-	}()
-	v4, err4 := a.LookupNetIP(ctx, "ip4", host)
-	<-done
+	v4, v6, err4, err6 := a.bothFamilies(ctx, host)
 	var list []net.IPAddr
 	for _, family := range [][]netip.Addr{v4, v6} {
 		for _, addr := range family {
@@ -78,6 +121,23 @@ func (a *AuthNames) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr
 		}
 	}
 	return list, eitherFailed(len(list) > 0, err4, err6)
+}
+
+// bothFamilies asks for the addresses of host at once, for IPv4 and for IPv6.
+func (a *AuthNames) bothFamilies(ctx context.Context, host string) (v4, v6 []netip.Addr, err4, err6 error) {
+	if a.known != nil { // nothing is waited for
+		v4, err4 = a.LookupNetIP(ctx, "ip4", host)
+		v6, err6 = a.LookupNetIP(ctx, "ip6", host)
+		return v4, v6, err4, err6
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v6, err6 = a.LookupNetIP(ctx, "ip6", host)
+	}()
+	v4, err4 = a.LookupNetIP(ctx, "ip4", host)
+	<-done
+	return v4, v6, err4, err6
 }
 
 // eitherFailed is the error of a look-up of two families.
@@ -102,7 +162,7 @@ func (a *AuthNames) LookupNetIP(ctx context.Context, network, host string) ([]ne
 	if network == "ip4" {
 		ask = a.dns.LookupA
 	}
-	res, err := ask(resolver.Fresh(ctx), host)
+	res, err := ask(a.under(ctx), host)
 	if err != nil {
 		return nil, bareDNSError(err, host)
 	}
@@ -115,7 +175,7 @@ func (a *AuthNames) LookupAddr(ctx context.Context, addr string) ([]string, erro
 	if err != nil {
 		return nil, &net.DNSError{Err: "not an address", Name: addr, IsNotFound: true}
 	}
-	res, err := a.dns.LookupPTR(resolver.Fresh(ctx), ip)
+	res, err := a.dns.LookupPTR(a.under(ctx), ip)
 	if err != nil {
 		return nil, bareDNSError(err, addr)
 	}
@@ -126,7 +186,7 @@ func (a *AuthNames) LookupAddr(ctx context.Context, addr string) ([]string, erro
 // SPF asks for it. An alias exists, wherever it leads: of NXDOMAIN, it is the name at the end of the chain whose
 // existence is denied (https://www.rfc-editor.org/rfc/rfc8020#section-1.1).
 func (a *AuthNames) Exists(ctx context.Context, name string) (bool, error) {
-	res, err := a.dns.LookupTXT(resolver.Fresh(ctx), name)
+	res, err := a.dns.LookupTXT(a.under(ctx), name)
 	switch {
 	case err == nil:
 		return true, nil

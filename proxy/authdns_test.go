@@ -297,3 +297,41 @@ func authAnswer(t *testing.T, conn net.Conn, addr string) {
 	}
 	_, _ = conn.Write(out) // the resolver may have given up
 }
+
+// What is remembered is known at once; nobody is asked about the rest, however long that would take.
+func TestAuthDNSKnown(t *testing.T) {
+	r := zoneResolver(t, "text.example. 60 IN TXT hello", "host.example. 60 IN A 192.0.2.1",
+		"host.example. 60 IN AAAA 2001:db8::1")
+	names := proxy.AuthResolver(r)
+	var known auth.KnowingResolver = names
+	if _, err := known.Known().LookupTXT(t.Context(), "text.example"); !temporary(err) {
+		t.Errorf("before it was asked: %v", err)
+	}
+	for range 2 {
+		if _, err := names.LookupTXT(t.Context(), "text.example"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := names.LookupIPAddr(t.Context(), "host.example"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	texts, err := known.Known().LookupTXT(t.Context(), "text.example")
+	if err != nil || !slices.Equal(texts, []string{"hello"}) {
+		t.Errorf("afterwards: %q, %v", texts, err)
+	}
+	if addrs, err := known.Known().LookupIPAddr(t.Context(), "host.example"); err != nil || len(addrs) != 2 {
+		t.Errorf("afterwards: %v, %v", addrs, err)
+	}
+	if _, err := known.Known().LookupAddr(t.Context(), "192.0.2.1"); !temporary(err) {
+		t.Errorf("never asked: %v", err)
+	}
+	w := &authWorld{}
+	if _, err = proxy.AuthResolver(w).Known().LookupTXT(t.Context(), "text.example"); !temporary(err) || len(w.asked) > 0 {
+		t.Errorf("of who remembers nothing: %v, asked %q", err, w.asked)
+	}
+}
+
+func temporary(err error) bool {
+	d, ok := err.(*net.DNSError)
+	return ok && d.IsTemporary && !d.IsNotFound
+}

@@ -63,12 +63,21 @@ func (m *Metrics) timed(dns AuthDNS) AuthDNS {
 	if m == nil {
 		return dns
 	}
-	return timedDNS{dns, m.auth.dns}
+	t := timedDNS{dns, m.auth.dns}
+	if r, ok := dns.(remembering); ok {
+		return rememberingDNS{t, r}
+	}
+	return t
 }
 
 type timedDNS struct {
 	dns     AuthDNS
 	seconds *prometheus.HistogramVec
+}
+
+type rememberingDNS struct {
+	timedDNS
+	remembering
 }
 
 func (t timedDNS) took(kind string, start time.Time) {

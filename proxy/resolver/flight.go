@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"context"
+	"net"
 	"time"
 )
 
@@ -32,6 +33,9 @@ func (r *Resolver) lookup(ctx context.Context, q question) (*answer, freshness, 
 	}
 	if ctx.Err() != nil {
 		return nil, fresh, stopped(ctx, q)
+	}
+	if wantsKnown(ctx) {
+		return nil, fresh, &net.DNSError{Err: "not remembered", Name: q.name, IsTemporary: true}
 	}
 	a, f := r.join(q)
 	if a != nil {

@@ -66,6 +66,18 @@ func wantsFresh(ctx context.Context) bool {
 	return want
 }
 
+type knownKey struct{}
+
+// Known returns a context under which look-ups ask nobody: what is not remembered is a temporary error, at once.
+func (r *Resolver) Known(ctx context.Context) context.Context {
+	return context.WithValue(ctx, knownKey{}, true)
+}
+
+func wantsKnown(ctx context.Context) bool {
+	want, _ := ctx.Value(knownKey{}).(bool)
+	return want
+}
+
 // refresh begins a look-up of q in the background, unless one is under way, was begun a moment ago, or too much is.
 func (r *Resolver) refresh(q question, now time.Time) {
 	r.mu.Lock()
