@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"slipstream/auth"
 	"slipstream/bench/refpeer"
@@ -58,41 +59,121 @@ func TestAuthUTF8(t *testing.T) {
 	})
 }
 
-// A header takes memory that is counted: where it is used up, a large header is put off, a small one is not, and all of
-// it is given back.
+// Long headers are looked at whatever the memory: while the text arrives where there is room, else when it has ended. All
+// of it is given back.
 func TestAuthHeaderMemory(t *testing.T) {
+	for _, memory := range []Size{64 << 10, 512 << 10, 64 * megabyte} {
+		t.Run(fmt.Sprint(memory), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern()})
+				w.cfg.Limits.SpoolMemory = memory
+				w.judged()
+				w.start()
+				c := w.client(inboundAt)
+				c.ask("EHLO client.example", "250")
+				sent := 0
+				for _, header := range []int{10 << 10, 40 << 10, 200 << 10, 900 << 10, 40 << 10} {
+					for _, transport := range []string{"DATA", "BDAT", "one flight"} {
+						transports[transport](c, honestMail, filler(header)+honestText)
+						c.want("250 ")
+						sent++
+					}
+				}
+				got := receivedTexts(hop)
+				if len(got) != sent {
+					t.Errorf("%d of %d arrived", len(got), sent)
+				}
+				for _, text := range got {
+					if !strings.HasPrefix(text, honestField) {
+						t.Errorf("the hop has %.600q", text)
+					}
+				}
+				c.talk("QUIT", "221 ")
+				w.headersFree()
+			})
+		})
+	}
+}
+
+// filler is so much header.
+func filler(octets int) string {
+	return strings.Repeat("X: "+strings.Repeat("x", 795)+"\r\n", octets/800)
+}
+
+// headersFree checks that no memory for headers is taken.
+func (w *world) headersFree() {
+	w.t.Helper()
+	synctest.Wait()
+	room := w.proxy.spools.headers
+	if !room.held.TryAcquire(room.maxHeld) || !room.ended.TryAcquire(room.maxEnded) {
+		w.t.Error("memory for headers was not given back")
+	}
+}
+
+// Who sends headers without end, or long ones and then next to nothing, holds nobody else's mail up.
+func TestAuthHeaderHogs(t *testing.T) {
+	for name, hogs := range map[string]string{
+		"headers without end": filler(900 << 10),
+		"bodies without end":  filler(900<<10) + honestText,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern()})
+				w.judged()
+				w.start()
+				for range 60 {
+					c := w.client(inboundAt)
+					c.ask("EHLO client.example", "250")
+					c.talk(honestMail+"\r\nDATA", "250 | 250 | 354 ")
+					c.raw(hogs)
+				}
+				start := time.Now()
+				c := w.client(inboundAt)
+				c.ask("EHLO client.example", "250")
+				for _, header := range []int{20 << 10, 500 << 10} {
+					transports["DATA"](c, honestMail, filler(header)+honestText)
+					c.want("250 ")
+				}
+				if took := time.Since(start); took != 0 {
+					t.Errorf("took %v", took)
+				}
+				for _, text := range receivedTexts(hop) {
+					if !strings.HasPrefix(text, honestField) {
+						t.Errorf("the hop has %.600q", text)
+					}
+				}
+				c.talk("QUIT", "221 ")
+			})
+		})
+	}
+}
+
+// Where even that which has ended finds no room within the deadline, it is put off, and nothing else happens.
+func TestAuthNoHeaderRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern()})
-		w.cfg.Limits.SpoolMemory = 512 << 10
 		w.judged()
 		w.start()
-		free := w.proxy.spools.free.Load()
+		room := w.proxy.spools.headers
+		if !room.held.TryAcquire(room.maxHeld) || !room.ended.TryAcquire(room.maxEnded) {
+			t.Fatal("no room from the start")
+		}
 		c := w.client(inboundAt)
 		c.ask("EHLO client.example", "250")
-		filler := func(n int) string { return strings.Repeat("X: "+strings.Repeat("x", 75)+"\r\n", n/80) }
-		for _, tt := range []struct {
-			header int
-			want   string
-		}{
-			{10 << 10, "250 "},
-			{40 << 10, "250 "},
-			{200 << 10, "452 4.3.1 "},
-			{40 << 10, "250 "},
-		} {
-			for _, transport := range []string{"DATA", "BDAT"} {
-				transports[transport](c, honestMail, filler(tt.header)+honestText)
-				c.want(tt.want)
-				synctest.Wait()
-				if now := w.proxy.spools.free.Load(); now != free {
-					t.Errorf("%d octets of header: %d octets of memory were not given back", tt.header, free-now)
-				}
-			}
+		start := time.Now()
+		transports["DATA"](c, honestMail, filler(20<<10)+honestText)
+		c.want("452 4.3.1 ")
+		if took := time.Since(start); took != auth.DefaultDeadline {
+			t.Errorf("took %v", took)
 		}
-		for _, got := range receivedTexts(hop) {
-			if !strings.HasPrefix(got, honestField) {
-				t.Errorf("the hop has %.600q", got)
-			}
+		room.ended.Release(room.maxEnded)
+		transports["DATA"](c, honestMail, filler(20<<10)+honestText)
+		c.want("250 ")
+		if n := len(hop.Messages()); n != 1 {
+			t.Errorf("%d messages arrived", n)
 		}
 		c.talk("QUIT", "221 ")
 	})

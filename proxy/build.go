@@ -213,6 +213,9 @@ func (p *Proxy) factsFor(about string) *facts {
 	return f
 }
 
+// headerShare of the memory for texts, one part in so many, is had for headers besides.
+const headerShare = 4
+
 // spoolsFor keeps the memory budget over reloads that do not change it.
 func (p *Proxy) spoolsFor(cfg *Config) *spools {
 	dir, why := spoolDir(cfg, true)
@@ -220,10 +223,12 @@ func (p *Proxy) spoolsFor(cfg *Config) *spools {
 	defer p.mu.Unlock()
 	old := p.config
 	if p.spools != nil && p.spools.dir == dir && old.SpoolDir == cfg.SpoolDir && old.StateDir == cfg.StateDir &&
-		old.Limits.SpoolMemory == cfg.Limits.SpoolMemory && old.Limits.SpoolMemoryPerMessage == cfg.Limits.SpoolMemoryPerMessage {
+		old.Limits.SpoolMemory == cfg.Limits.SpoolMemory && old.Limits.MaxHeaderSize == cfg.Limits.MaxHeaderSize &&
+		old.Limits.SpoolMemoryPerMessage == cfg.Limits.SpoolMemoryPerMessage {
 		return p.spools
 	}
 	s := newSpools(dir, int64(cfg.Limits.SpoolMemoryPerMessage), int64(cfg.Limits.SpoolMemory))
+	s.headers = newHeaderRoom(int64(cfg.Limits.SpoolMemory)/headerShare, int64(cfg.Limits.MaxHeaderSize))
 	if s.why = why; dir == stateSpool(cfg) {
 		s.spare = os.TempDir()
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,8 +33,11 @@ type clerk struct {
 func (c *clerk) file(t *transaction, status string) {
 	found := t.rec.judged
 	taken := status == "sent" || status == "mixed"
-	if c == nil || found == nil || !taken && found.Decision.Action != auth.ActionReject {
+	if c == nil || found == nil || t.exam == nil || !taken && found.Decision.Action != auth.ActionReject {
 		return
+	}
+	if !slices.ContainsFunc(t.rcpts, (*recipient).accepted) {
+		return // who knows nobody here could fill our files
 	}
 	if c.history != nil {
 		err := c.history.Add(found.History(t.id, c.hostname, t.start))

@@ -29,7 +29,7 @@ func (s *session) data(ctx context.Context, c smtpwire.Command) {
 	if s.flush() != nil {
 		return
 	}
-	m := s.tx.message()
+	m := s.tx.message(ctx)
 	err := s.take(func(w io.Writer) error { return s.r.ReadData(w, &m.scan) }, m)
 	err = s.tx.examined(ctx, err)
 	s.seq.Answered(smtpwire.Command{Verb: smtpwire.VerbEndOfData}, s.arrived(ctx, m, err, true))
@@ -60,7 +60,7 @@ func (s *session) bdat(ctx context.Context, c smtpwire.Command) {
 		}
 		return
 	}
-	m := s.tx.message()
+	m := s.tx.message(ctx)
 	err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, c.Size, &m.scan) }, m)
 	if err == nil && c.Last {
 		err = m.scan.End()
@@ -88,7 +88,7 @@ func (s *session) takeAhead(ctx context.Context, next smtpwire.Command) {
 		return
 	}
 	s.catchUp(next.Size)
-	m := s.tx.message()
+	m := s.tx.message(ctx)
 	err := s.take(func(w io.Writer) error { return s.r.ReadChunk(w, next.Size, &m.scan) }, m)
 	if err == nil {
 		err = m.scan.End()
@@ -125,6 +125,7 @@ func follows(next smtpwire.Command) bool {
 // dropText forgets a text that no recipient was accepted for.
 func (t *transaction) dropText() {
 	t.dropExam()
+	t.rec.judged = nil
 	t.msg.close()
 	t.msg = nil
 	for _, l := range t.legs {
@@ -158,10 +159,11 @@ const overshoot = 2
 func (t *transaction) textEnd() time.Time { return t.rec.textAt.Add(t.s.times.ClientMessage) }
 
 // message opens the body of the transaction at the first octet.
-func (t *transaction) message() *message {
+func (t *transaction) message(ctx context.Context) *message {
 	if t.msg == nil {
 		limits := t.s.door.limits
 		t.rec.textAt = time.Now()
+		t.beginExam(ctx)
 		t.msg = &message{
 			prefix: t.prefix,
 			body:   t.s.door.spools.open(),

@@ -28,7 +28,7 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 			asked = append(asked, i)
 		default:
 			mailSlot = i
-			b.slots[i] = s.begin(ctx, c)
+			b.slots[i] = s.begin(c)
 		}
 	}
 	if s.tx != nil {
@@ -37,6 +37,9 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 		}
 		s.tx.expect(b, asked)
 		s.tx.ask(ctx, b, mailSlot, asked, next)
+		if slices.ContainsFunc(asked, func(i int) bool { return b.slots[i].Class() == 2 }) {
+			s.tx.beginExam(ctx) // there is somebody to ask for
+		}
 	}
 	for i, c := range cmds {
 		if b.slots[i].Code == 0 {

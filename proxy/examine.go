@@ -3,45 +3,70 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"slices"
+
+	"golang.org/x/sync/semaphore"
 
 	"slipstream/auth"
 )
 
-// An examination is the judging of one text, from MAIL to its end.
+// An examination is the judging of one text, from when somebody is to receive it to its end.
 //
-// The header is held in memory until then. It counts as a part of the memory for texts: a little of it is always had,
-// and a header that there is no room for is put off like a text that cannot be spooled.
+// The text goes through the spool as any does. Once its header is whole, that is read back and held until the text has
+// ended: a header that never ends takes no memory. Where there is no room for it, it is looked at when the text has
+// ended, which nobody can stretch any more, so that there is room before long.
 type examination struct {
-	judge  *judge
-	spools *spools
-	check  *auth.Check
+	judge *judge
+	room  *headerRoom
+	check *auth.Check
 
 	header []byte
-	taken  int64 // memory that was asked for
-	begun  bool  // check has the header
+	give   func() // the memory back; nil: none was taken
+	begun  bool   // check has the header
+	put    bool   // off until the text has ended
 }
 
-// freeHeader is how long a header may be for which no memory is asked: 99 of 100 are shorter. headerCost is how much is
-// asked for each octet of a longer one, which is held here, and again in pieces by those who look at it.
+// A headerRoom is the memory for headers that are looked at, apart from that for texts.
+type headerRoom struct {
+	held, ended       *semaphore.Weighted // of texts that are arriving, and of those that have ended
+	maxHeld, maxEnded int64
+}
+
+// A header of freeHeader octets, which 99 of 100 fit into, is always had. Each octet of a longer one counts headerCost
+// times: it is held here, and again in pieces by those who look at it.
 const (
 	freeHeader = 16 << 10
 	headerCost = 4
 )
 
-// errNoHeaderRoom: the memory for texts is used up.
-var errNoHeaderRoom = errors.New("the memory for message texts is used up")
+// newHeaderRoom makes room for total octets twice: while texts arrive, and when they have ended; then also for one
+// header that is as large as may be.
+func newHeaderRoom(total, largest int64) *headerRoom {
+	ended := max(total, largest*headerCost)
+	return &headerRoom{
+		held: semaphore.NewWeighted(total), ended: semaphore.NewWeighted(ended),
+		maxHeld: total, maxEnded: ended,
+	}
+}
 
-// read takes the next octets of the text: some of its header, or some behind it. whole says that the header ends there.
-func (x *examination) read(header, body []byte, whole bool) error {
-	if len(header) > 0 {
-		if err := x.grow(len(header)); err != nil {
+// read takes note of the next octets of m, which are in its spool already: body are those of them behind the header.
+func (x *examination) read(m *message, body []byte) error {
+	if !m.head.done || x.put {
+		return nil
+	}
+	if !x.begun {
+		n := m.head.seen
+		if cost := n * headerCost; n > freeHeader {
+			if cost > x.room.maxHeld || !x.room.held.TryAcquire(cost) {
+				x.put = true
+				return nil
+			}
+			x.give = func() { x.room.held.Release(cost) }
+		}
+		if err := x.begin(m, n); err != nil {
 			return err
 		}
-		x.header = append(x.header, header...)
-	}
-	if whole && !x.begun {
-		x.begin()
 	}
 	if len(body) > 0 {
 		_, _ = x.check.Write(body) // never fails
@@ -49,34 +74,55 @@ func (x *examination) read(header, body []byte, whole bool) error {
 	return nil
 }
 
-// grow makes sure of the memory for n more octets.
-func (x *examination) grow(n int) error {
-	need := len(x.header) + n
-	if need <= freeHeader || int64(need)*headerCost <= x.taken {
-		return nil
+// begin reads the first n octets back and has them looked at.
+func (x *examination) begin(m *message, n int64) error {
+	x.begun = true
+	x.header = make([]byte, n)
+	if _, err := io.ReadFull(m.body.Reader(), x.header); err != nil {
+		return err
 	}
-	more := max(int64(need)*headerCost, 2*x.taken) - x.taken
-	if !x.spools.take(more) {
-		return &spoolError{"hold the header in memory", errNoHeaderRoom}
-	}
-	x.taken += more
+	x.check.Header(x.header)
 	return nil
 }
 
-func (x *examination) begin() {
-	x.begun = true
-	x.check.Header(x.header)
+// catchUp looks at a text that has ended and whose header was put off, or has no end.
+func (x *examination) catchUp(ctx context.Context, m *message) error {
+	if x.begun {
+		return nil
+	}
+	n := m.head.seen
+	if n > freeHeader {
+		cost := min(n*headerCost, x.room.maxEnded)
+		ctx, cancel := context.WithTimeout(ctx, x.judge.checker.Deadline)
+		defer cancel()
+		if err := x.room.ended.Acquire(ctx, cost); err != nil {
+			return &spoolError{"look at the header", errNoHeaderRoom}
+		}
+		x.give = func() { x.room.ended.Release(cost) }
+	}
+	if err := x.begin(m, n); err != nil {
+		return err
+	}
+	text := m.body.Reader()
+	if _, err := io.CopyN(io.Discard, text, n); err != nil {
+		return err
+	}
+	_, err := io.Copy(x.check, text)
+	return err
 }
 
+// errNoHeaderRoom: many long headers are looked at just now.
+var errNoHeaderRoom = errors.New("the memory for headers is used up")
+
 // finish waits for the verdict on m, which is here to its end, and puts our fields above it: those of the verdict, and
-// prefix below them. Fields that claim to be ours are left out. The error is about a seal that could not be made.
-func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (*auth.Report, error) {
-	if !x.begun {
-		x.begin()
+// prefix below them. Fields that claim to be ours are left out. sealed is why a seal could not be made.
+func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (report *auth.Report, sealed, err error) {
+	if err := x.catchUp(ctx, m); err != nil {
+		return nil, nil, err
 	}
-	report := x.check.Finish(ctx)
+	report = x.check.Finish(ctx)
 	kept, removed := auth.StripOwn(x.header, []string{report.Results.ID}, false)
-	fields, err := report.Fields(kept)
+	fields, sealed := report.Fields(kept)
 	first := kept
 	if len(first) == 0 {
 		first = x.header // all that there was: what follows is the body
@@ -85,12 +131,14 @@ func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (*a
 	if removed > 0 {
 		m.header, m.without = kept, int64(len(x.header))
 	}
-	return report, err
+	return report, sealed, nil
 }
 
 // drop ends the examination, come to its end or not, and gives its memory back.
 func (x *examination) drop() {
 	x.check.Abort()
-	x.spools.give(x.taken)
-	x.taken, x.header = 0, nil
+	if x.header = nil; x.give != nil {
+		x.give()
+		x.give = nil
+	}
 }

@@ -22,11 +22,11 @@ type judge struct {
 	growth  int64    // octets that its fields may take
 }
 
-// What the fields of a judge may take, at most and generously: there are some sixteen results, of which a signature's
-// are the longest, and a seal repeats them all. The SIZE that we offer leaves room for it.
+// What the fields of a judge take, generously: there are five results and a signature or two, of 600 octets in all, and
+// a seal repeats them. The SIZE that we offer leaves room for it.
 const (
-	resultsGrowth = 16 << 10
-	sealGrowth    = 32 << 10
+	resultsGrowth = 4 << 10
+	sealGrowth    = 8 << 10
 )
 
 // newJudge makes the judge of an inbound door; nil: there is none.
@@ -114,16 +114,16 @@ func (j *judge) judges(client netip.Addr) bool {
 	return j != nil && !j.trusted.Contains(client.Unmap().WithZone(""))
 }
 
-// beginExam starts what the envelope is enough for.
+// beginExam starts what the envelope is enough for, where that has not been done.
 func (t *transaction) beginExam(ctx context.Context) {
-	c := &t.s.client
-	if !t.s.door.auth.judges(c.addr.Addr()) {
+	if !t.judged || t.exam != nil {
 		return
 	}
+	c := &t.s.client
 	_, utf8 := t.mail.Params.Get("SMTPUTF8")
 	t.exam = &examination{
-		judge:  t.s.door.auth,
-		spools: t.s.door.spools,
+		judge: t.s.door.auth,
+		room:  t.s.door.spools.headers,
 		check: t.s.door.auth.checker.Begin(ctx, auth.Envelope{
 			Client: c.addr.Addr(), Helo: c.helo, MailFrom: t.mail.Path.Mailbox(), UTF8: utf8,
 		}),
@@ -141,8 +141,8 @@ func (t *transaction) dropExam() {
 // growth is how many octets we may put above the message.
 func (t *transaction) growth() int64 {
 	n := int64(len(t.prefix))
-	if t.exam != nil {
-		n += t.exam.judge.growth
+	if t.judged {
+		n += t.s.door.auth.growth
 	}
 	return n
 }
@@ -154,7 +154,10 @@ func (t *transaction) examined(ctx context.Context, err error) error {
 		return err
 	}
 	start := time.Now()
-	report, sealed := t.exam.finish(ctx, t.msg, t.prefix)
+	report, sealed, err := t.exam.finish(ctx, t.msg, t.prefix)
+	if err != nil {
+		return &smtpwire.WriteError{Err: err} // the text itself is here
+	}
 	t.rec.judged, t.rec.judging = report, time.Since(start)
 	t.s.door.metrics.judged(t.s.door.name, report, t.rec.judging)
 	if sealed != nil {

@@ -87,8 +87,7 @@ func (m *message) Write(p []byte) (int, error) {
 		m.prefix = auth.OnTop(m.prefix, p)
 	}
 	if m.exam != nil {
-		header := int(m.head.seen - before)
-		err = m.exam.read(p[:header], p[header:], m.head.done)
+		err = m.exam.read(m, p[m.head.seen-before:])
 	}
 	return n, err
 }

@@ -40,6 +40,7 @@ type spools struct {
 	why        error  // dir is not the one that is meant for them; nil: it is
 	perMessage int64
 	free       atomic.Int64 // octets of memory that no spool has
+	headers    *headerRoom  // for those who look at headers
 }
 
 // newSpools returns spools that hold in memory up to perMessage octets of each

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -22,7 +21,8 @@ type transaction struct {
 	rcpts  []*recipient
 	prefix []byte // what we put above the message
 	msg    *message
-	exam   *examination // of the text; nil: nobody looks at it
+	judged bool         // the text is to be examined
+	exam   *examination // nil: not begun, or not to be
 	who    *identity
 	notes  []error      // hops that gave no answer before one did
 	late   []*recipient // those that were answered before their hop was asked
@@ -45,7 +45,7 @@ func (rc *recipient) accepted() bool { return (rc.leg != nil || rc.late) && rc.r
 
 // begin opens a transaction for a MAIL that is in order. A reply with a code is
 // a refusal.
-func (s *session) begin(ctx context.Context, mail smtpwire.Command) smtpwire.Reply {
+func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 	limit := int64(s.door.limits.MaxMessageSize)
 	if size, ok := declaredSize(mail); ok && limit > 0 && size > limit {
 		return composed(552, "5.3.4", fmt.Sprintf("message exceeds the limit of %d octets", limit))
@@ -66,8 +66,8 @@ func (s *session) begin(ctx context.Context, mail smtpwire.Command) smtpwire.Rep
 	if s.door.addReceived {
 		t.prefix = t.received()
 	}
+	t.judged = s.door.auth.judges(s.client.addr.Addr())
 	s.tx = t
-	t.beginExam(ctx)
 	return smtpwire.Reply{}
 }
 
