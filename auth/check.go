@@ -117,28 +117,55 @@ func (c *Checker) Begin(ctx context.Context, e Envelope) *Check {
 	}
 	ctx = k.keys.ctx
 	k.iprev = IPRevResult{Value: ResultTemperror, IP: e.Client.Unmap().WithZone("")}
-	k.run(func() { k.iprev = IPRev(ctx, c.Resolver, e.Client) })
+	k.run(func(r Resolver) func() {
+		res := IPRev(ctx, r, e.Client)
+		return func() { k.iprev = res }
+	})
 	k.spf.Value = ResultTemperror
-	k.run(func() { k.spf = SPF(ctx, c.Resolver, e.Client, e.Helo, e.MailFrom) })
+	k.run(func(r Resolver) func() {
+		res := SPF(ctx, r, e.Client, e.Helo, e.MailFrom)
+		return func() { k.spf = res }
+	})
 	if e.MailFrom != "" { // else that identity is this one
 		k.helo = SPFResult{Value: ResultTemperror, Scope: ScopeHELO}
-		k.run(func() { k.helo = SPFHELO(ctx, c.Resolver, e.Client, e.Helo) })
+		k.run(func(r Resolver) func() {
+			res := SPFHELO(ctx, r, e.Client, e.Helo)
+			return func() { k.helo = res }
+		})
 	}
 	return k
 }
 
-// run runs f beside us; what it set before stands if f breaks.
-func (k *Check) run(f func()) {
-	k.running.Go(func() {
-		if broke := k.checker.Broke; broke != nil {
-			defer func() {
-				if err := recover(); err != nil {
-					broke(err)
-				}
-			}()
+// run has f look something up, and then what f returns set the result. That is done at once if everything is remembered
+// that f asks for, and else beside us. What was set before stands if f breaks.
+func (k *Check) run(f func(Resolver) (set func())) {
+	if r := recallFrom(k.checker.Resolver); r != nil {
+		known := true
+		k.guard(func() {
+			set := f(r.resolver())
+			if known = r.enough(); known {
+				set()
+			}
+		})
+		if known {
+			return
 		}
-		f()
+	}
+	k.running.Go(func() {
+		k.guard(func() { f(k.checker.Resolver)() })
 	})
+}
+
+// guard runs f, and tells of it if f breaks.
+func (k *Check) guard(f func()) {
+	if broke := k.checker.Broke; broke != nil {
+		defer func() {
+			if err := recover(); err != nil {
+				broke(err)
+			}
+		}()
+	}
+	f()
 }
 
 // faultyHeader is the author of a message whose header cannot be read at all.
@@ -157,8 +184,8 @@ func (k *Check) Header(section []byte) {
 	}
 	now := k.checker.now()
 	k.author = ParseFrom(k.headers)
-	k.dkim = NewDKIM(k.keys.ctx, k.headers, k.checker.Resolver, now)
-	k.chain = arc.NewVerifier(k.keys.ctx, k.headers, k.checker.lookupKey, now)
+	k.chain = arc.NewVerifierFrom(k.keys.ctx, k.headers, arcKeys(k.checker.Resolver), now)
+	k.dkim = NewDKIMBeside(k.keys.ctx, k.chain, k.headers, k.checker.Resolver, now)
 	k.dmarc = k.checker.judge().Begin(k.policies.ctx, k.author, k.candidates()...)
 	if k.checker.Sealer != nil {
 		k.body = arc.NewBodyHash(arc.Relaxed)
@@ -254,7 +281,16 @@ func (c *Checker) judge() *DMARC {
 	return &DMARC{Resolver: c.Resolver}
 }
 
-// lookupKey is how package arc asks.
-func (c *Checker) lookupKey(ctx context.Context, selector, domain string) ([]string, error) {
-	return c.Resolver.LookupTXT(ctx, selector+"._domainkey."+domain)
+// arcKeys is how package arc asks.
+func arcKeys(r Resolver) arc.Keys {
+	keys := arc.Keys{Lookup: func(ctx context.Context, selector, domain string) ([]string, error) {
+		return r.LookupTXT(ctx, selector+"._domainkey."+domain)
+	}}
+	if remembered := recallFrom(r); remembered != nil {
+		keys.Known = func(ctx context.Context, selector, domain string) ([]string, bool, error) {
+			records, err := remembered.LookupTXT(ctx, selector+"._domainkey."+domain)
+			return records, !dnsTemporary(err), err
+		}
+	}
+	return keys
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"slipstream/auth/arc"
@@ -49,33 +50,66 @@ type DKIMVerifier struct {
 	signatures []*dkimSignature
 	beyond     int // signatures that are not looked at
 	headers    []arc.Header
-	keys       map[string]*dkimKey // by the name that the library asks for
+	results    []DKIMResult
 
-	body    *bodyQueue
+	ctx     context.Context // of the look-ups
 	cancel  context.CancelFunc
-	done    chan struct{} // closed once every verdict is there; nil: they were from the start
-	results []DKIMResult
+	keys    map[string]*dkimKey // by the name that the library asks for
+	looking bool                // something is looked up, and ctx is ours
+	asking  sync.WaitGroup
+
+	// The signatures that need their keys, by who verifies them.
+	library  []*dkimSignature
+	body     *bodyQueue    // for the library; nil: it has nothing to do
+	gathered int           // how much was written to it
+	done     chan struct{} // closed once it is done; nil: it was not begun
+	own      []*dkimSignature
+	message  ownMessage
 }
 
-// dkimKey is one look-up. Its fields are there once done is closed.
+// maxGathered is how much of a body is there before the library begins to read it. Most mail is shorter: it is verified
+// where it ends, which takes 0.2 ms then, and is less work than to hand it to another goroutine bit by bit.
+const maxGathered = 32 << 10
+
+// dkimKey is one look-up. Its answer is there once done is closed.
 type dkimKey struct {
-	done    chan struct{}
+	name    string
+	done    chan struct{} // nil: the answer was known
 	records []string
 	err     error
+}
+
+func (k *dkimKey) look(ctx context.Context, r Resolver) {
+	defer close(k.done)
+	k.records, k.err = r.LookupTXT(ctx, k.name)
+}
+
+func (k *dkimKey) wait() {
+	if k.done != nil {
+		<-k.done
+	}
 }
 
 // NewDKIM looks at the signatures among headers and asks for their keys at once; ctx ends the look-ups, which is a
 // temperror, and Close does. now is the time that signatures expire by. headers is the whole header as it came, and
 // must not change.
 func NewDKIM(ctx context.Context, headers []arc.Header, r Resolver, now time.Time) *DKIMVerifier {
+	return NewDKIMBeside(ctx, nil, headers, r, now)
+}
+
+// NewDKIMBeside is NewDKIM for a message whose ARC chain is verified too: what is hashed for chain, which was made from
+// the same headers, is not hashed again. The same goroutine uses both. chain must have got the whole body when Close is
+// called; whether it was closed itself does not matter.
+func NewDKIMBeside(ctx context.Context, chain *arc.Verifier, headers []arc.Header, r Resolver,
+	now time.Time) *DKIMVerifier {
 	v := newDKIM(headers, now)
-	v.start(ctx, r)
+	v.start(ctx, chain, r)
 	return v
 }
 
 // newDKIM decides what can be decided without a key.
 func newDKIM(headers []arc.Header, now time.Time) *DKIMVerifier {
-	v := &DKIMVerifier{headers: headers, keys: make(map[string]*dkimKey)}
+	v := &DKIMVerifier{headers: headers}
 	froms, sound := 0, true
 	for _, h := range headers {
 		if strings.EqualFold(h.Name, "from") {
@@ -105,41 +139,66 @@ func newDKIM(headers []arc.Header, now time.Time) *DKIMVerifier {
 	return v
 }
 
-// start sets to work on what is open: a goroutine for each key, and one that waits for these and reads the body.
-func (v *DKIMVerifier) start(ctx context.Context, r Resolver) {
-	if !slices.ContainsFunc(v.signatures, (*dkimSignature).open) {
-		return
-	}
-	v.body, v.done = newBodyQueue(), make(chan struct{})
-	ctx, v.cancel = context.WithTimeout(ctx, maxKeyWait)
+// start has every key asked for.
+func (v *DKIMVerifier) start(ctx context.Context, chain *arc.Verifier, r Resolver) {
+	v.message = ownMessage{headers: v.headers, chain: chain}
 	for _, s := range v.signatures {
-		if s.open() {
-			v.ask(ctx, r, s)
+		switch {
+		case !s.open():
+		case s.own || len(s.parsed.Headers)*len(v.headers) > maxPicks || v.message.hashed(s.parsed.Body):
+			v.own = append(v.own, s)
+			v.message.hash(s.parsed.Body)
+		default:
+			v.library = append(v.library, s)
 		}
 	}
-	go v.run(ctx)
-}
-
-// ask starts the look-up of a key, unless another signature uses the same.
-func (v *DKIMVerifier) ask(ctx context.Context, r Resolver, s *dkimSignature) {
-	if v.keys[s.asks] != nil {
+	if len(v.own)+len(v.library) == 0 {
 		return
 	}
-	k := &dkimKey{done: make(chan struct{})}
-	v.keys[s.asks] = k
-	go func() {
-		defer close(k.done)
-		k.records, k.err = r.LookupTXT(ctx, s.result.Selector+"._domainkey."+s.result.Domain)
-	}()
+	if len(v.library) > 0 {
+		v.body = newBodyQueue()
+	}
+	v.ctx, v.cancel = ctx, func() {}
+	v.keys = make(map[string]*dkimKey, len(v.signatures))
+	remembered := recallFrom(r)
+	for _, s := range v.signatures {
+		if s.open() && v.keys[s.asks] == nil {
+			v.keys[s.asks] = v.ask(s.result.Selector+"._domainkey."+s.result.Domain, remembered, r)
+		}
+	}
+}
+
+// ask starts the look-up of a key, unless the answer is remembered.
+func (v *DKIMVerifier) ask(name string, remembered *recall, r Resolver) *dkimKey {
+	k := &dkimKey{name: name}
+	if remembered != nil {
+		if k.records, k.err = remembered.LookupTXT(v.ctx, name); !dnsTemporary(k.err) {
+			return k
+		}
+	}
+	if !v.looking {
+		v.looking = true
+		v.ctx, v.cancel = context.WithTimeout(v.ctx, maxKeyWait)
+	}
+	k.done = make(chan struct{})
+	lookups := v.ctx
+	v.asking.Go(func() { k.look(lookups, r) })
+	return k
 }
 
 // Write takes the next part of the body as it came, with CRLF at the end of lines, and copies it. It never fails. It
 // waits where 128 KiB are there that were not hashed yet: because the keys are still being looked up, or because the
 // machine is busy.
 func (v *DKIMVerifier) Write(p []byte) (int, error) {
-	if v.body != nil {
-		v.body.write(p)
+	v.message.write(p)
+	if v.body == nil {
+		return len(p), nil
 	}
+	if v.gathered += len(p); v.gathered > maxGathered && v.done == nil {
+		v.done = make(chan struct{})
+		go v.run()
+	}
+	v.body.write(p)
 	return len(p), nil
 }
 
@@ -150,14 +209,8 @@ func (v *DKIMVerifier) Close(ctx context.Context) []DKIMResult {
 	if v.results != nil || len(v.signatures) == 0 {
 		return v.results
 	}
-	if v.done != nil {
-		v.body.end()
-		select {
-		case <-v.done:
-		case <-ctx.Done():
-		}
-		v.cancel()
-		<-v.done
+	if v.cancel != nil {
+		v.judge(ctx)
 	}
 	for _, s := range v.signatures {
 		v.results = append(v.results, s.result)
@@ -171,13 +224,66 @@ func (v *DKIMVerifier) Close(ctx context.Context) []DKIMResult {
 	return v.results
 }
 
+// judge verifies what was not verified beside this.
+func (v *DKIMVerifier) judge(ctx context.Context) {
+	if v.looking {
+		defer context.AfterFunc(ctx, v.cancel)()
+	}
+	if v.body != nil {
+		v.body.end()
+	}
+	for _, s := range v.withKeys(v.own) {
+		s.verifyOwn(&v.message)
+	}
+	if v.done != nil {
+		<-v.done
+	} else if list := v.withKeys(v.library); len(list) > 0 {
+		text, together := v.body.next(), 1 // all of it; with one signature at a time, the library starts nothing
+		if headerSize(v.headers) > maxGathered {
+			together = len(list) // it need not read such a header more than once
+		}
+		for some := range slices.Chunk(list, together) {
+			verifyByLibrary(v.headers, some, &bodyText{text: text})
+		}
+	}
+	v.cancel()
+	v.asking.Wait()
+}
+
+func headerSize(headers []arc.Header) int {
+	n := 0
+	for _, h := range headers {
+		n += len(h.Raw)
+	}
+	return n
+}
+
+// withKeys waits for the keys of signatures and returns those that can be verified.
+func (v *DKIMVerifier) withKeys(signatures []*dkimSignature) []*dkimSignature {
+	list := make([]*dkimSignature, 0, len(signatures))
+	for _, s := range signatures {
+		k := v.keys[s.asks]
+		k.wait()
+		if s.useKey(v.ctx, k); s.open() {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
 // Abort gives the message up: there is no verdict. No goroutine is left.
 func (v *DKIMVerifier) Abort() {
-	if v.done != nil {
-		v.cancel()
+	if v.cancel == nil {
+		return
+	}
+	v.cancel()
+	if v.body != nil {
 		v.body.drop()
+	}
+	if v.done != nil {
 		<-v.done
 	}
+	v.asking.Wait()
 }
 
 // showB shortens each b= as far as no other begins in the same way.
@@ -202,41 +308,11 @@ func commonPrefix(a, b string) int {
 	return n
 }
 
-// run waits for the keys and verifies. It is the one that reads the body.
-func (v *DKIMVerifier) run(ctx context.Context) {
+// run has the library verify while the body arrives.
+func (v *DKIMVerifier) run() {
 	defer close(v.done)
 	defer v.body.drop() // what nobody reads is not kept
-	for _, k := range v.keys {
-		<-k.done
-	}
-	var own, library []*dkimSignature
-	for _, s := range v.signatures {
-		if !s.open() {
-			continue
-		}
-		s.useKey(ctx, v.keys[s.asks])
-		switch {
-		case !s.open():
-		case s.own || len(s.parsed.Headers)*len(v.headers) > maxPicks:
-			own = append(own, s)
-		default:
-			library = append(library, s)
-		}
-	}
-	if len(own) == 0 && len(library) == 0 {
-		return
-	}
-	hashes := newOwnHashes(own)
-	if len(library) > 0 {
-		verifyByLibrary(v.headers, library, v.body, hashes)
-	}
-	for chunk := v.body.next(); chunk != nil; chunk = v.body.next() {
-		hashes.write(chunk)
-	}
-	if len(own) > 0 && !v.body.dropped() {
-		fields := arc.NewFields(v.headers)
-		for _, s := range own {
-			s.verifyOwn(fields, hashes)
-		}
+	if list := v.withKeys(v.library); len(list) > 0 {
+		verifyByLibrary(v.headers, list, v.body)
 	}
 }

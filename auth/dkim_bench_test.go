@@ -46,7 +46,7 @@ func BenchmarkDKIM(b *testing.B) {
 				for b.Loop() {
 					v := newDKIM(header, time.Now())
 					v.signatures[0].own = c.own
-					v.start(b.Context(), z)
+					v.start(b.Context(), nil, z)
 					v.Write(body)
 					if got := v.Close(b.Context()); got[0].Value != "pass" {
 						b.Fatal(got)

@@ -122,7 +122,7 @@ func compareDKIM(t *testing.T, fields []arc.Header, z *zone, body string, now ti
 	for _, s := range own.signatures {
 		s.own = true
 	}
-	own.start(t.Context(), z)
+	own.start(t.Context(), nil, z)
 	own.Write([]byte(body))
 	for i, r := range own.Close(t.Context()) {
 		if r != verdicts[i] && verdicts[i].Reason != "too many empty lines in one place" {

@@ -1,9 +1,6 @@
 package auth
 
 import (
-	"crypto/ed25519"
-	"crypto/x509"
-	"encoding/base64"
 	"io"
 	"net"
 	"slices"
@@ -25,13 +22,13 @@ const maxBlank = 64 << 10
 //   - of the signatures just these, unless one of them signs other signatures;
 //   - key records that are written anew from the key itself;
 //   - a body that always ends in an orderly way: a reader that fails would leave its goroutines behind.
-func verifyByLibrary(headers []arc.Header, list []*dkimSignature, body *bodyQueue, hashes ownHashes) {
+func verifyByLibrary(headers []arc.Header, list []*dkimSignature, body bodySource) {
 	records := make(map[string]string, len(list))
 	for _, s := range list {
 		records[s.asks] = keyRecord(s.key)
 	}
 	header, which := pickForLibrary(headers, list)
-	feed := &libraryFeed{rest: header, body: body, hashes: hashes}
+	feed := &libraryFeed{rest: header, body: body}
 	found, _ := dkim.VerifyWithOptions(feed, &dkim.VerifyOptions{
 		LookupTXT: func(name string) ([]string, error) {
 			if record := records[name]; record != "" {
@@ -69,16 +66,14 @@ func (s *dkimSignature) decideByLibrary(err error) {
 	}
 }
 
-// keyRecord writes a key down in the plainest way.
+// keyRecord writes a key down in the plainest way. Its text was decoded before, in the same way that the library does.
 func keyRecord(k *arc.Key) string {
-	if pub, ok := k.Public.(ed25519.PublicKey); ok {
-		return "v=DKIM1; k=ed25519; p=" + base64.StdEncoding.EncodeToString(pub)
+	text, _ := k.Tags.Get("p")
+	kind := "rsa"
+	if k.Algorithm() == arc.Ed25519SHA256 {
+		kind = "ed25519"
 	}
-	der, err := x509.MarshalPKIXPublicKey(k.Public)
-	if err != nil {
-		return "" // no key, then
-	}
-	return "v=DKIM1; k=rsa; p=" + base64.StdEncoding.EncodeToString(der)
+	return "v=DKIM1; k=" + kind + "; p=" + withoutBlanks(text)
 }
 
 // pickForLibrary writes the header that the library sees. which names the signatures in it as far as the last one of
@@ -114,13 +109,12 @@ func pickForLibrary(headers []arc.Header, list []*dkimSignature) (header []byte,
 // libraryFeed is the message as the library reads it: a header, then the body as it arrives. Ends of lines at the end
 // of what is there are held back until text follows, so that the library gets a run of them at once.
 type libraryFeed struct {
-	rest   []byte // to be read before anything else
-	body   *bodyQueue
-	hashes ownHashes // see the body, too
-	held   []byte    // ends of lines
-	space  int       // octets of white space and ends of lines at the end of what was read, held ones included
-	blank  bool      // too many of them: the body ended there, as far as the library is concerned
-	ended  bool
+	rest  []byte // to be read before anything else
+	body  bodySource
+	held  []byte // ends of lines
+	space int    // octets of white space and ends of lines at the end of what was read, held ones included
+	blank bool   // too many of them: the body ended there, as far as the library is concerned
+	ended bool
 }
 
 func (f *libraryFeed) Read(p []byte) (int, error) {
@@ -158,7 +152,6 @@ func (f *libraryFeed) more() []byte {
 		f.ended = true
 		return f.held
 	}
-	f.hashes.write(chunk)
 	text := lastIndexNot(chunk, " \t\r\n") + 1
 	if text == 0 {
 		f.space += len(chunk)

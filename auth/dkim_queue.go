@@ -6,6 +6,25 @@ import "sync"
 // are looked up; most mail is shorter.
 const maxQueued = 128 << 10
 
+// A bodySource is a body as its reader sees it: it always ends in an orderly way.
+type bodySource interface {
+	// next gives the next part, which holds until the next call; nil at the end.
+	next() []byte
+	// dropped reports whether what was read may not have been the whole body.
+	dropped() bool
+}
+
+// bodyText is a body that is there.
+type bodyText struct{ text []byte }
+
+func (b *bodyText) next() []byte {
+	text := b.text
+	b.text = nil
+	return text
+}
+
+func (b *bodyText) dropped() bool { return false }
+
 // bodyQueue carries a body from the one who receives it to the one who hashes it. It always ends in an orderly way: its
 // reader never sees an error.
 type bodyQueue struct {

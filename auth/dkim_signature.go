@@ -96,13 +96,28 @@ func (s *dkimSignature) describe(tags arc.Tags) {
 		s.result.Algorithm = a
 	}
 	b, _ := tags.Get("b")
-	s.b = strings.NewReplacer(" ", "", "\t", "").Replace(b)
-	if strings.Trim(s.b, base64Alphabet) != "" {
-		s.b = ""
+	s.b = withoutBlanks(b)
+	for i := range len(s.b) {
+		if c := s.b[i]; !isAlnum(c) && c != '+' && c != '/' && c != '=' {
+			s.b = ""
+			break
+		}
 	}
 }
 
-const base64Alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
+// withoutBlanks removes the white space of a tag's value.
+func withoutBlanks(s string) string {
+	if strings.IndexByte(s, ' ') < 0 && strings.IndexByte(s, '\t') < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := range len(s) {
+		if s[i] != ' ' && s[i] != '\t' {
+			b = append(b, s[i])
+		}
+	}
+	return string(b)
+}
 
 // identify reads i=, whose domain must be that of d= or below it. The library compares case and encoding, too: where
 // that makes a difference, it is not asked.
@@ -123,7 +138,7 @@ func (s *dkimSignature) identify(tags arc.Tags) {
 		return
 	}
 	s.result.Identity = local + "@" + domain
-	bare := strings.NewReplacer(" ", "", "\t", "").Replace(raw)
+	bare := withoutBlanks(raw)
 	s.own = !strings.HasSuffix(bare, "@"+s.parsed.Domain) && !strings.HasSuffix(bare, "."+s.parsed.Domain)
 }
 

@@ -43,8 +43,23 @@ type DMARC struct {
 //
 // When ctx ends, what was not found is a temporary error. The Evaluation must be ended with Evaluate or with Close.
 func (d *DMARC) Begin(ctx context.Context, author Author, candidates ...string) *Evaluation {
+	if r := recallFrom(d.Resolver); r != nil {
+		e := &Evaluation{dmarc: d, author: author, lookups: newLookups(ctx, r)}
+		e.lookups.atOnce = true
+		if e.begin(candidates); r.enough() {
+			e.lookups.resolver, e.lookups.atOnce = d.Resolver, false
+			return e
+		}
+		e.Close()
+	}
 	e := &Evaluation{dmarc: d, author: author, lookups: newLookups(ctx, d.Resolver)}
-	for _, domain := range author.Domains[:min(len(author.Domains), maxAuthorDomains)] {
+	e.begin(candidates)
+	return e
+}
+
+func (e *Evaluation) begin(candidates []string) {
+	domains := e.author.Domains
+	for _, domain := range domains[:min(len(domains), maxAuthorDomains)] {
 		a := &authorLookup{domain: domain, known: make(chan struct{})}
 		e.authors = append(e.authors, a)
 		e.ask(domain, forAuthor)
@@ -53,12 +68,11 @@ func (d *DMARC) Begin(ctx context.Context, author Author, candidates ...string) 
 			a.discovery = e.discover(domain)
 		})
 	}
-	if author.Fault == "" {
+	if e.author.Fault == "" {
 		for _, domain := range candidates {
 			e.prefetch(domain)
 		}
 	}
-	return e
 }
 
 // names are those at which a record that has to do with domain may stand, in the order of preference.

@@ -48,7 +48,12 @@ func IPRev(ctx context.Context, r Resolver, ip netip.Addr) IPRevResult {
 	answers := make([]chan forward, len(names))
 	for i, name := range names {
 		answers[i] = make(chan forward, 1)
-		go func() { answers[i] <- confirm(ctx, r, name, res.IP) }()
+		ask := func() { answers[i] <- confirm(ctx, r, name, res.IP) }
+		if i < len(names)-1 {
+			go ask()
+		} else { // most addresses have but one
+			ask()
+		}
 	}
 	open := false
 	for _, answer := range answers { // every one is waited for: none is left behind

@@ -81,7 +81,9 @@ func (r Results) pieces(international bool) []piece {
 func (r Result) pieces(out []piece, international bool) []piece {
 	out = append(out, piece{text: r.Method + "=" + r.Value, before: gapLine})
 	if comment := commentText(r.Comment, international); comment != "" {
-		comment = strings.NewReplacer(`\`, `\\`, "(", `\(`, ")", `\)`).Replace(comment)
+		if strings.ContainsAny(comment, `\()`) { // hardly ever
+			comment = strings.NewReplacer(`\`, `\\`, "(", `\(`, ")", `\)`).Replace(comment)
+		}
 		out = appendText(out, "("+comment+")")
 	}
 	if reason := plainText(r.Reason, international); reason != "" {

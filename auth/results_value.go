@@ -255,7 +255,8 @@ func cutQuoted(s string) (content, rest string, ok bool) {
 // plainText makes text for people fit for a field: one line, single spaces, no semicolon and no parenthesis, no
 // encoded word, not too long.
 func plainText(s string, international bool) string {
-	return strings.NewReplacer("(", "[", ")", "]").Replace(commentText(s, international))
+	s = commentText(s, international)
+	return strings.ReplaceAll(strings.ReplaceAll(s, "(", "["), ")", "]")
 }
 
 // commentText is plainText for a comment, where parentheses can be escaped.

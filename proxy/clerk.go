@@ -62,6 +62,8 @@ type office struct {
 	journal   *aggregate.Journal
 	scheduler *aggregate.Scheduler
 	reporters []*failure.Reporter // of the plan in force
+	retry     context.CancelFunc  // of another attempt to have what is missing; nil: there is none
+	missing   bool                // something could not be had
 }
 
 // closeOffice is how long reports that are under way may take when they are not wanted any more.
@@ -71,8 +73,11 @@ const closeOffice = 5 * time.Second
 // wait for reports on it. Called by one at a time.
 func (p *Proxy) hire(pl *plan) {
 	before := p.office.reporters
-	p.office.reporters = nil
+	p.office.reporters, p.office.missing = nil, false
 	p.stopScheduler()
+	if p.office.retry != nil {
+		p.office.retry()
+	}
 	for _, d := range pl.doors {
 		conf := pl.inbound(d)
 		if d.auth == nil {
@@ -92,9 +97,36 @@ func (p *Proxy) hire(pl *plan) {
 		if conf.Auth.FailureReports {
 			c.failures = p.reporterFor(pl.config, conf)
 		}
-		d.clerk = c
+		d.clerk.Store(c)
 	}
 	p.dismiss(before)
+	if p.office.missing {
+		p.hireLater(pl)
+	}
+}
+
+// hireWait is how long after a failure it is tried again to have what clerks file into.
+const hireWait = 10 * time.Minute
+
+// hireLater gives the doors of a plan their clerks once more, unless another plan comes before that.
+func (p *Proxy) hireLater(pl *plan) {
+	ctx, cancel := context.WithCancel(p.ending)
+	p.office.retry = cancel
+	p.work.Go(func() {
+		defer cancel()
+		timer := time.NewTimer(hireWait)
+		defer timer.Stop()
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		p.reload.Lock()
+		defer p.reload.Unlock()
+		if ctx.Err() == nil {
+			p.hire(pl)
+		}
+	})
 }
 
 // dismiss ends reporters in the background.
@@ -151,7 +183,9 @@ func (p *Proxy) historyAt(path string) *auth.HistoryFile {
 	h, err := openSoon(path, func() (*auth.HistoryFile, error) { return auth.OpenHistory(path, options) },
 		func(late *auth.HistoryFile) { _ = late.Close(context.Background()) })
 	if err != nil {
-		p.log.Error("there is no history file", zap.String("file", path), zap.Error(err))
+		p.office.missing = true
+		p.metrics.reported(reportHistory, "missing")
+		p.log.Error("there is no history file; it is tried again later", zap.String("file", path), zap.Error(err))
 		return nil
 	}
 	if p.office.histories == nil {
@@ -171,7 +205,9 @@ func (p *Proxy) journalFor(cfg *Config) *aggregate.Journal {
 	j, err := openSoon(dir, func() (*aggregate.Journal, error) { return aggregate.Open(options) },
 		func(late *aggregate.Journal) { _ = late.Close() })
 	if err != nil {
-		p.log.Error("mail is not counted for aggregate reports", zap.Error(err))
+		p.office.missing = true
+		p.metrics.reported(reportAggregate, "missing")
+		p.log.Error("mail is not counted for aggregate reports; it is tried again later", zap.Error(err))
 		return nil
 	}
 	p.office.journal = j

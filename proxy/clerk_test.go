@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,30 +90,44 @@ func TestClerkFiles(t *testing.T) {
 	}
 }
 
-// What cannot be had is done without, and mail goes on.
+// What cannot be had is done without, and mail goes on; later it may be had.
 func TestClerkDoesWithout(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	history := filepath.Join(dir, "no", "history")
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern()})
-		w.judged(func(in *InboundConfig) {
-			in.Auth.DMARCHistoryFile, in.Auth.AggregateReports = filepath.Join(dir, "no", "history"), true
-		})
+		w.judged(func(in *InboundConfig) { in.Auth.DMARCHistoryFile, in.Auth.AggregateReports = history, true })
 		w.cfg.Reports.Dir = filepath.Join(file, "reports")
 		w.start()
-		c := w.client(inboundAt)
-		c.ask("EHLO client.example", "250")
-		transports["DATA"](c, honestMail, honestText)
-		c.want("250 ")
-		c.talk("QUIT", "221 ")
-		if n := len(hop.Messages()); n != 1 {
+		send := func() {
+			c := w.client(inboundAt)
+			c.ask("EHLO client.example", "250")
+			transports["DATA"](c, honestMail, honestText)
+			c.want("250 ")
+			c.talk("QUIT", "221 ")
+		}
+		send()
+		if err := os.Mkdir(filepath.Dir(history), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(hireWait + time.Minute)
+		send()
+		if n := len(hop.Messages()); n != 2 {
 			t.Errorf("the backend has %d messages", n)
 		}
+		if n := w.counterOf("slipstream_reports_total", "what", "missing"); n != 3 { // the journal once more
+			t.Errorf("%v failures were counted", n)
+		}
+		w.stop()
 	})
+	if text, err := os.ReadFile(history); err != nil || strings.Count(string(text), "job ") != 1 {
+		t.Errorf("the history is %q, %v", text, err)
+	}
 }
 
 // A reload changes who reports, and keeps what is to be reported.
@@ -161,6 +176,52 @@ func TestClerkReload(t *testing.T) {
 		}
 		if from := got[0].From; !strings.HasPrefix(from, "MAIL FROM:<dmarc@proxy.example>") {
 			t.Errorf("the report is from %q", from)
+		}
+		w.stop()
+	})
+}
+
+// Who knows nobody here fills no files, and a text that was rejected before its recipient was refused breaks nothing.
+func TestClerkFilesNobodysMail(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.serve(backendAddr, &refpeer.Server{
+			Keywords: refpeer.Modern(), RcptReplies: map[string]string{"nobody@example.net": "550 no such user"},
+		})
+		mta := w.serve(reportAt, &refpeer.Server{Keywords: refpeer.Modern()})
+		names := w.judged(func(in *InboundConfig) {
+			a := &in.Auth
+			a.Enforce, a.AggregateReports, a.FailureReports = "reject", true, true
+		})
+		names.txt["_dmarc."+bankDomain] = []string{"v=DMARC1; p=reject; rua=mailto:agg@bank.example; ruf=mailto:ruf@bank.example; fo=1"}
+		w.cfg.Reports.Relay = Endpoint{Host: "203.0.113.9", Port: 587}
+		w.cfg.Reports.Dir = filepath.Join(dir, "reports")
+		w.start()
+		for _, end := range []string{"RSET", "QUIT", ""} {
+			c := w.client(inboundAt)
+			c.ask("EHLO client.example", "250")
+			c.raw(fmt.Sprintf("MAIL FROM:<a@bank.example>\r\nRCPT TO:<nobody@example.net>\r\nBDAT %d LAST\r\n%s", len(forgedText), forgedText))
+			c.want("250 ")
+			c.want("550 ")
+			c.want("554 ")
+			if end != "" {
+				c.talk(end, "2")
+			}
+			_ = c.conn.Close()
+		}
+		time.Sleep(time.Hour)
+		if n := w.counter("slipstream_panics_total", "inbound"); n != 0 {
+			t.Errorf("%v sessions broke", n)
+		}
+		if err := w.proxy.office.journal.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := w.proxy.office.journal.Stats().Written; n != 0 {
+			t.Errorf("%d records", n)
+		}
+		if n := len(mta.Messages()); n != 0 {
+			t.Errorf("%d reports", n)
 		}
 		w.stop()
 	})

@@ -44,7 +44,6 @@ type door struct {
 	limits       *LimitsConfig
 	times        *TimeoutsConfig
 	auth         *judge  // nil: nobody asks who mail is from
-	clerk        *clerk  // nil: nothing is filed
 	guard        *guard  // nil: the backend need not be asked
 	hopLMTP      bool    // the next hop speaks LMTP
 	connectAhead bool    // connections are made before they are asked for
@@ -60,6 +59,7 @@ type door struct {
 	dns     Resolver
 	done    func(Summary) // nil, or hears of every transaction
 
+	clerk  atomic.Pointer[clerk] // nil: nothing is filed
 	facts  *facts
 	early  Prefixes                 // clients that are told that they may talk early
 	offers [4]atomic.Pointer[offer] // the answers to EHLO, as they were last given

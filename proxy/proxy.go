@@ -83,9 +83,11 @@ type Proxy struct {
 
 	base   context.Context // of every session; ends when a shutdown cuts them
 	cancel context.CancelFunc
-	work   sync.WaitGroup // every goroutine of ours
-	reload sync.Mutex     // one reload at a time
-	office office         // what clerks file into; guarded by reload
+	work   sync.WaitGroup  // every goroutine of ours
+	ending context.Context // ends as soon as a shutdown begins
+	end    context.CancelFunc
+	reload sync.Mutex // one reload at a time
+	office office     // what clerks file into; guarded by reload
 
 	mu       sync.Mutex
 	config   *Config
@@ -142,6 +144,7 @@ func New(cfg *Config, o Options) (*Proxy, error) {
 	}
 	p.ids.Store(rand.Uint64())
 	p.base, p.cancel = context.WithCancel(context.Background())
+	p.ending, p.end = context.WithCancel(p.base)
 	if _, err := p.plan(cfg); err != nil {
 		return nil, err
 	}
@@ -352,6 +355,7 @@ const cutGrace = 10 * time.Second
 // finish until ctx ends, then they are cut (their senders hear 421 or nothing,
 // and try again). It returns when nothing of ours runs any more.
 func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.end()
 	p.mu.Lock()
 	p.stopping = true
 	closePorts(p.ports)

@@ -184,7 +184,7 @@ func (t *transaction) finish(status string, said smtpwire.Reply) {
 	for _, l := range t.legs {
 		t.release(l)
 	}
-	t.s.door.clerk.file(t, status)
+	t.s.door.clerk.Load().file(t, status)
 	t.dropExam()
 	if t.msg != nil {
 		t.msg.close()

@@ -43,20 +43,34 @@ func (c Canon) AppendHeader(dst, raw []byte) []byte {
 		dst = append(dst, lowerByte(b))
 	}
 	dst = append(dst, ':')
-	value := raw[colon+1:]
-	start, space := len(dst), false
-	for i := 0; i < len(value); i++ {
-		switch b := value[i]; {
-		case b == '\r' && i+1 < len(value) && value[i+1] == '\n':
+	value, start := raw[colon+1:], len(dst)
+	for i := 0; i < len(value); {
+		text := i
+		for i < len(value) && !isSpecial(value[i]) {
 			i++
-		case isWSP(b):
-			space = true
-		default:
-			if space && len(dst) > start {
-				dst = append(dst, ' ')
+		}
+		dst = append(dst, value[text:i]...)
+		if i == len(value) {
+			break
+		}
+		// White space of any kind is one space between two texts, and folds are nothing.
+		space := false
+		for ; i < len(value) && isSpecial(value[i]); i++ {
+			if value[i] != '\r' {
+				space = true
+			} else if i+1 < len(value) && value[i+1] == '\n' {
+				i++
+			} else {
+				break // a bare CR is text
 			}
-			space = false
-			dst = append(dst, b)
+		}
+		bare := i < len(value) && value[i] == '\r'
+		if space && len(dst) > start && i < len(value) {
+			dst = append(dst, ' ')
+		}
+		if bare {
+			dst = append(dst, '\r')
+			i++
 		}
 	}
 	return append(dst, crlf...)

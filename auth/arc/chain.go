@@ -26,11 +26,7 @@ var errChain = errors.New("broken chain")
 // Authentication-Results must not be covered
 // (https://www.rfc-editor.org/rfc/rfc8617#section-4.1.2).
 func signable(name string) bool {
-	switch lower(name) {
-	case "arc-seal", "authentication-results", "arc-message-signature", "arc-authentication-results":
-		return false
-	}
-	return true
+	return bearable(name) && !equalFold(name, fieldMessage) && !equalFold(name, fieldResults)
 }
 
 // bearable reports whether a message signature of others may cover a field. It
@@ -38,11 +34,7 @@ func signable(name string) bool {
 // been signed in practice: the validation suite of the ARC project wants both
 // taken.
 func bearable(name string) bool {
-	switch lower(name) {
-	case "arc-message-signature", "arc-authentication-results":
-		return true
-	}
-	return signable(name)
+	return !equalFold(name, fieldSeal) && !equalFold(name, "Authentication-Results")
 }
 
 // set is one instance of a chain.
@@ -160,15 +152,15 @@ func (c *chain) addSigned(i int, h Header, isSeal bool) error {
 		return fmt.Errorf("%w: two signatures of set %d", errChain, instance)
 	}
 	s.message = i
-	if s.ams, err = parseMessage(h); err != nil {
+	if s.ams, err = parseMessage(tags, h.Raw); err != nil {
 		return fmt.Errorf("%w: signature %d: %w", errChain, instance, err)
 	}
 	return nil
 }
 
 // parseMessage reads an ARC-Message-Signature. Its v= is ignored, if there is one.
-func parseMessage(h Header) (*Signature, error) {
-	s, err := ParseSignature(h)
+func parseMessage(tags Tags, raw []byte) (*Signature, error) {
+	s, err := parseSignature(tags, raw)
 	if err != nil {
 		return nil, err
 	}

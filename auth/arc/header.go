@@ -97,31 +97,65 @@ func fieldName(raw []byte) string {
 // must not be used by two goroutines at once.
 type Fields struct {
 	headers []Header
-	byName  map[string][]int // lower-case name: where such fields are, from the top down
-	relaxed [][]byte         // the relaxed form of each field, once it was wanted
+	names   map[string]int // lower-case name: its number
+	bottom  []int          // by number of the name: the last such field
+	above   []int          // for each field: the one of the same name before it; -1 if there is none
+	relaxed [][]byte       // the relaxed form of each field, once it was wanted
 }
 
 // NewFields lays out headers, which must not change afterwards.
 func NewFields(headers []Header) *Fields {
 	f := &Fields{
 		headers: headers,
-		byName:  make(map[string][]int, len(headers)),
+		names:   make(map[string]int, len(headers)),
+		bottom:  make([]int, 0, len(headers)),
+		above:   make([]int, len(headers)),
 		relaxed: make([][]byte, len(headers)),
 	}
 	for i, h := range headers {
-		name := lower(h.Name)
-		f.byName[name] = append(f.byName[name], i)
+		f.above[i] = -1
+		if n, ok := f.number(h.Name); ok {
+			f.above[i], f.bottom[n] = f.bottom[n], i
+		} else if h.Name != "" { // else it is no field at all
+			f.names[lower(h.Name)] = len(f.bottom)
+			f.bottom = append(f.bottom, i)
+		}
 	}
 	return f
 }
 
+// number returns the number of a name that some field has.
+func (f *Fields) number(name string) (n int, ok bool) {
+	var buf [64]byte // most names fit, and then nothing is allocated
+	key := buf[:0]
+	for i := range len(name) {
+		key = append(key, lowerByte(name[i]))
+	}
+	n, ok = f.names[string(key)]
+	return n, ok
+}
+
+// count returns how many fields have a name.
+func (f *Fields) count(name string) int {
+	n, ok := f.number(name)
+	if !ok {
+		return 0
+	}
+	times := 0
+	for at := f.bottom[n]; at >= 0; at = f.above[at] {
+		times++
+	}
+	return times
+}
+
 // canonical returns field i in canonical form, with its final CRLF.
 func (f *Fields) canonical(i int, c Canon) []byte {
+	raw := f.headers[i].Raw
 	if c == Simple {
-		return f.headers[i].Raw
+		return raw
 	}
 	if f.relaxed[i] == nil {
-		f.relaxed[i] = Relaxed.AppendHeader(nil, f.headers[i].Raw)
+		f.relaxed[i] = Relaxed.AppendHeader(make([]byte, 0, len(raw)), raw)
 	}
 	return f.relaxed[i]
 }

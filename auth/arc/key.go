@@ -129,7 +129,7 @@ func parsePublic(kind, text string) (crypto.PublicKey, error) {
 // listed reports whether a list with colons has a word.
 func listed(list, word string) bool {
 	return slices.ContainsFunc(strings.Split(list, ":"), func(s string) bool {
-		return strings.Trim(s, " \t") == word
+		return trimWSP(s) == word
 	})
 }
 

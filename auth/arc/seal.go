@@ -255,7 +255,7 @@ func (n *newSet) covered(fields *Fields) []string {
 			continue
 		}
 		done[key] = true
-		times := len(fields.byName[key])
+		times := fields.count(key)
 		if slices.ContainsFunc(oversign, func(s string) bool { return lower(s) == key }) {
 			times++
 		}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,7 +40,11 @@ type Signature struct {
 	Length           int64     // l=; -1 where it is missing
 
 	raw []byte
+	key keyName
 }
+
+// keyName is where a key is: see [KeyName].
+type keyName struct{ selector, domain string }
 
 // ParseSignature reads a field. Every error is an ErrTags or ErrSignature.
 func ParseSignature(h Header) (*Signature, error) {
@@ -47,7 +52,12 @@ func ParseSignature(h Header) (*Signature, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Signature{Tags: tags, Length: -1, raw: h.Raw}
+	return parseSignature(tags, h.Raw)
+}
+
+// parseSignature reads the tags of the field raw.
+func parseSignature(tags Tags, raw []byte) (s *Signature, err error) {
+	s = &Signature{Tags: tags, Length: -1, raw: raw}
 	if err := s.parseCommon(); err != nil {
 		return nil, err
 	}
@@ -75,7 +85,7 @@ func ParseSignature(h Header) (*Signature, error) {
 	}
 	s.Headers = strings.Split(list, ":")
 	for i := range s.Headers {
-		s.Headers[i] = strings.Trim(s.Headers[i], " \t")
+		s.Headers[i] = trimWSP(s.Headers[i])
 	}
 	if q, ok := tags.Get("q"); ok && !listed(q, "dns/txt") {
 		return nil, fmt.Errorf("%w: unknown q=", ErrSignature)
@@ -100,7 +110,7 @@ func (s *Signature) parseCommon() (err error) {
 	}
 	s.Domain, _ = s.Tags.Get("d")
 	s.Selector, _ = s.Tags.Get("s")
-	if _, _, err := KeyName(s.Selector, s.Domain); err != nil {
+	if s.key.selector, s.key.domain, err = KeyName(s.Selector, s.Domain); err != nil {
 		return err
 	}
 	if t, ok := s.Tags.Get("t"); ok {
@@ -151,24 +161,22 @@ func (s *Signature) CheckBody(b *BodyHash) error {
 // made of the same fields that the signature was.
 func (s *Signature) Digest(f *Fields) []byte {
 	hash := sha256.New()
-	left := make(map[string][]int, len(s.Headers))
+	left := slices.Clone(f.bottom) // where the next field to be chosen is, by the number of its name
 	for _, name := range s.Headers {
-		if name = lower(name); name == "" { // also the name of lines that are no fields
+		n, ok := f.number(name)
+		if !ok {
 			continue
 		}
-		from, ok := left[name]
-		if !ok {
-			from = f.byName[name]
-		}
+		at := left[n]
 		// A signature never covers itself by name, only as it does below.
-		if n := len(from); n > 0 && isSame(f.headers[from[n-1]].Raw, s.raw) {
-			from = from[:n-1]
+		if at >= 0 && isSame(f.headers[at].Raw, s.raw) {
+			at = f.above[at]
 		}
-		if n := len(from); n > 0 {
-			hash.Write(f.canonical(from[n-1], s.Header))
-			from = from[:n-1]
+		if at >= 0 {
+			hash.Write(f.canonical(at, s.Header))
+			at = f.above[at]
 		}
-		left[name] = from
+		left[n] = at
 	}
 	hash.Write(s.unsigned(s.Header))
 	return hash.Sum(nil)
@@ -186,7 +194,7 @@ func (s *Signature) unsigned(c Canon) []byte {
 	raw = append(raw, s.raw[:at+b.start]...)
 	raw = append(raw, s.raw[at+b.end:]...)
 	if c == Relaxed {
-		raw = Relaxed.AppendHeader(nil, raw)
+		raw = Relaxed.AppendHeader(make([]byte, 0, len(raw)), raw)
 	}
 	return bytes.TrimSuffix(raw, crlf)
 }
@@ -264,9 +272,18 @@ func dnsName(name string) (string, bool) {
 	name = lower(name)
 	for label := range strings.SplitSeq(name, ".") {
 		if label == "" || len(label) > maxLabel || label[0] == '-' || label[len(label)-1] == '-' ||
-			strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			!isLabel(label) {
 			return "", false
 		}
 	}
 	return name, true
+}
+
+func isLabel(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; ('a' > c || c > 'z') && ('0' > c || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
 }

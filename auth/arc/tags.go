@@ -100,36 +100,71 @@ func isTagName(s string) bool {
 // unfold removes the folds of a text and the white space at both its ends, and
 // reports whether nothing but text and folds was there.
 func unfold(p []byte) (text string, ok bool) {
-	if bytes.IndexByte(p, '\r') >= 0 {
-		kept := make([]byte, 0, len(p))
-		for len(p) > 0 {
-			line, rest, folded := bytes.Cut(p, crlf)
-			if kept = append(kept, line...); folded && (len(rest) == 0 || !isWSP(rest[0])) {
-				return "", false
-			}
-			p = rest
-		}
-		p = kept
-	}
-	ascii := true
+	folds, ascii := false, true
 	for _, c := range p {
-		if c < ' ' && c != '\t' || c == 0x7f {
+		if ' ' <= c && c < 0x7f { // nearly always
+			continue
+		}
+		switch {
+		case c >= 0x80:
+			ascii = false
+		case c == '\r' || c == '\n':
+			folds = true
+		case c != '\t':
 			return "", false
 		}
-		ascii = ascii && c < 0x80
 	}
-	return string(bytes.Trim(p, " \t")), ascii || utf8.Valid(p)
+	if !ascii && !utf8.Valid(p) {
+		return "", false
+	}
+	if !folds {
+		return string(trimWSP(p)), true
+	}
+	kept := make([]byte, 0, len(p))
+	for len(p) > 0 {
+		line, rest, folded := bytes.Cut(p, crlf)
+		if folded && (len(rest) == 0 || !isWSP(rest[0])) || bytes.ContainsAny(line, "\r\n") {
+			return "", false
+		}
+		kept = append(kept, line...)
+		p = rest
+	}
+	return string(trimWSP(kept)), true
+}
+
+// trimWSP removes white space at both ends.
+func trimWSP[T string | []byte](s T) T {
+	for len(s) > 0 && isWSP(s[0]) {
+		s = s[1:]
+	}
+	for len(s) > 0 && isWSP(s[len(s)-1]) {
+		s = s[:len(s)-1]
+	}
+	return s
 }
 
 // isBlank reports whether p is white space and folds.
-func isBlank(p []byte) bool { return len(bytes.Trim(p, " \t\r\n")) == 0 }
+func isBlank(p []byte) bool {
+	for _, c := range p {
+		if !isWSP(c) && c != '\r' && c != '\n' {
+			return false
+		}
+	}
+	return true
+}
 
 // decodeBase64 decodes a value that may have white space anywhere.
 func decodeBase64(s string) ([]byte, error) {
-	text := make([]byte, 0, len(s))
-	for i := range len(s) {
-		if !isWSP(s[i]) {
-			text = append(text, s[i])
+	var buf [1024]byte // most values fit
+	text := buf[:0]
+	for len(s) > 0 {
+		n := 0
+		for n < len(s) && !isWSP(s[n]) {
+			n++
+		}
+		text = append(text, s[:n]...)
+		for s = s[n:]; len(s) > 0 && isWSP(s[0]); {
+			s = s[1:]
 		}
 	}
 	data := make([]byte, base64.StdEncoding.DecodedLen(len(text)))

@@ -49,10 +49,27 @@ type SetInfo struct {
 	MessageDomain    string // its d=
 }
 
-// keyName is where a key is.
-type keyName struct{ selector, domain string }
+// Keys are where a Verifier gets keys from. Lookup must be set.
+type Keys struct {
+	Lookup KeyLookup
 
-// keyAnswer is what DNS said. ready is closed when it has.
+	// Known tells without waiting what Lookup would return, if it knows: it is
+	// asked first, and where it does, nothing has to be started and waited for.
+	// It may be nil.
+	Known func(ctx context.Context, selector, domain string) (records []string, known bool, err error)
+}
+
+// recall returns the answer that is known for a name, or a new one to be filled in.
+func (k Keys) recall(ctx context.Context, name keyName) *keyAnswer {
+	if k.Known != nil {
+		if records, known, err := k.Known(ctx, name.selector, name.domain); known {
+			return &keyAnswer{records: records, err: err}
+		}
+	}
+	return &keyAnswer{ready: make(chan struct{})}
+}
+
+// keyAnswer is what DNS said. ready is closed when it has, or nil if it had.
 type keyAnswer struct {
 	records []string
 	err     error
@@ -79,6 +96,11 @@ type Verifier struct {
 // newest first. Nothing is asked if there is no chain or if it is broken
 // already. The questions end with ctx or with Close. now is the time for x=.
 func NewVerifier(ctx context.Context, headers []Header, lookup KeyLookup, now time.Time) *Verifier {
+	return NewVerifierFrom(ctx, headers, Keys{Lookup: lookup}, now)
+}
+
+// NewVerifierFrom is NewVerifier for keys some of which may be at hand.
+func NewVerifierFrom(ctx context.Context, headers []Header, keys Keys, now time.Time) *Verifier {
 	c := collect(headers)
 	v := &Verifier{chain: c, now: now}
 	v.result.Instance = c.top
@@ -94,12 +116,12 @@ func NewVerifier(ctx context.Context, headers []Header, lookup KeyLookup, now ti
 	v.result.Sets = make([]SetInfo, len(c.sets))
 	var names []keyName
 	v.answers = make(map[keyName]*keyAnswer, 2*len(c.sets))
-	want := func(s *Signature) keyName {
-		selector, domain, _ := KeyName(s.Selector, s.Domain) // the parser has called it
-		name := keyName{selector, domain}
-		if v.answers[name] == nil && len(names) < MaxLookups {
-			v.answers[name] = &keyAnswer{ready: make(chan struct{})}
-			names = append(names, name)
+	want := func(name keyName) keyName {
+		if v.answers[name] == nil && len(v.answers) < MaxLookups {
+			a := keys.recall(ctx, name)
+			if v.answers[name] = a; a.ready != nil {
+				names = append(names, name)
+			}
 		}
 		return name
 	}
@@ -108,18 +130,21 @@ func NewVerifier(ctx context.Context, headers []Header, lookup KeyLookup, now ti
 		for _, reading := range s.readings() {
 			v.bodies[reading.Body] = NewBodyHash(reading.Body)
 		}
-		message, seal := want(s.ams), want(s.as)
+		message, seal := want(s.ams.key), want(s.as.key)
 		v.result.Sets[i] = SetInfo{
 			Instance: i + 1, Domain: seal.domain, Selector: seal.selector, CV: s.cv,
 			Results: s.payload, MessageDomain: message.domain,
 		}
 	}
-	v.ask(ctx, names, lookup)
+	v.ask(ctx, names, keys.Lookup)
 	return v
 }
 
 // ask looks names up, MaxParallel at a time.
 func (v *Verifier) ask(ctx context.Context, names []keyName, lookup KeyLookup) {
+	if len(names) == 0 {
+		return
+	}
 	ctx, v.cancel = context.WithCancel(ctx)
 	var next atomic.Int64
 	for range min(len(names), MaxParallel) {
@@ -150,6 +175,14 @@ func (v *Verifier) Write(p []byte) (int, error) {
 	}
 	return len(p), nil
 }
+
+// BodyHash returns the hash of the body in a form that the chain has use for, or
+// nil. Other signatures of the message may share it; once the whole body was
+// written they may end it, whether or not Close was called.
+func (v *Verifier) BodyHash(c Canon) *BodyHash { return v.bodies[c] }
+
+// Fields returns the header laid out, or nil if nothing of it is to be verified.
+func (v *Verifier) Fields() *Fields { return v.fields }
 
 // Close ends the body, waits for the keys, at most until ctx is done, and
 // returns the result. No look-up is left behind. To give a message up, close
@@ -247,15 +280,16 @@ func (v *Verifier) key(ctx context.Context, s *Signature) (*Key, error) {
 	if ctx.Err() != nil {
 		return nil, errLate
 	}
-	selector, domain, _ := KeyName(s.Selector, s.Domain)
-	a := v.answers[keyName{selector, domain}]
+	a := v.answers[s.key]
 	if a == nil { // beyond MaxLookups
 		return nil, errLookup
 	}
-	select {
-	case <-a.ready:
-	case <-ctx.Done():
-		return nil, errLate
+	if a.ready != nil {
+		select {
+		case <-a.ready:
+		case <-ctx.Done():
+			return nil, errLate
+		}
 	}
 	if a.err != nil {
 		return nil, errLookup

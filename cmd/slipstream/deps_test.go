@@ -22,6 +22,7 @@ var downwards = map[string][]string{
 	"auth/arc":          nil,
 	"auth/aggregate":    {"auth", "auth/arc"},
 	"auth/failure":      {"auth", "auth/arc"},
+	"bench/authload":    {"auth", "auth/arc", "proxy", "proxy/resolver"},
 	"proxy/logfmt":      nil,
 	"proxy/resolver":    nil,
 	"proxy/route":       {"smtpwire"},

@@ -66,7 +66,7 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 		return failed(log, err)
 	}
 	defer dns.Close()
-	authDNS, err := newResolver(cfg.DNS)
+	authDNS, err := newAuthResolver(cfg.DNS)
 	if err != nil {
 		return failed(log, err)
 	}
@@ -190,12 +190,26 @@ func warnAboutFiles(log *zap.Logger, limits proxy.LimitsConfig) {
 	}
 }
 
+// resolverTries is how often a question is asked.
+const resolverTries = 3
+
 // newResolver gives each of three tries its share of the time for one question.
 func newResolver(conf proxy.DNSConfig) (*resolver.Resolver, error) {
-	const tries = 3
 	return resolver.New(resolver.Config{
-		Servers: conf.Servers, Attempts: tries, Timeout: conf.Timeout / tries, Total: conf.Timeout,
+		Servers: conf.Servers, Attempts: resolverTries, Timeout: conf.Timeout / resolverTries, Total: conf.Timeout,
 		MaxStale: conf.ServeStale,
+	})
+}
+
+// maxAuthQueries is how many questions about senders may be under way at once. Strangers choose whom they are for, and
+// those of one message whose name servers are silent are some thirty: with fewer, a few messages could make others wait.
+const maxAuthQueries = 1024
+
+// newAuthResolver is newResolver for what is asked about the senders of mail.
+func newAuthResolver(conf proxy.DNSConfig) (*resolver.Resolver, error) {
+	return resolver.New(resolver.Config{
+		Servers: conf.Servers, Attempts: resolverTries, Timeout: conf.Timeout / resolverTries, Total: conf.Timeout,
+		MaxQueries: maxAuthQueries,
 	})
 }
 
