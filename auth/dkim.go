@@ -17,6 +17,10 @@ const (
 	// maxSignatures is the number of signatures that are verified, from the top. Mail that went through several lists
 	// has four or five. https://www.rfc-editor.org/rfc/rfc6376#section-6.1 leaves the bound to us.
 	maxSignatures = 10
+	// maxLibrary is the number of signatures that the library verifies at the same time. It takes some 40 KiB for each
+	// while the body arrives, and hashes it for each; what a message has more than honest ones do is left to our own
+	// arithmetic, which takes less.
+	maxLibrary = 2
 	// maxKeyWait bounds the look-up of a key where the caller sets no deadline.
 	maxKeyWait = 15 * time.Second
 	// minShownB and maxShownB are how much of b= is shown, enough to tell the signatures of a message apart:
@@ -145,7 +149,8 @@ func (v *DKIMVerifier) start(ctx context.Context, chain *arc.Verifier, r Resolve
 	for _, s := range v.signatures {
 		switch {
 		case !s.open():
-		case s.own || len(s.parsed.Headers)*len(v.headers) > maxPicks || v.message.hashed(s.parsed.Body):
+		case s.own || len(v.library) == maxLibrary || len(s.parsed.Headers)*len(v.headers) > maxPicks ||
+			v.message.hashed(s.parsed.Body):
 			v.own = append(v.own, s)
 			v.message.hash(s.parsed.Body)
 		default:
@@ -187,7 +192,7 @@ func (v *DKIMVerifier) ask(name string, remembered *recall, r Resolver) *dkimKey
 }
 
 // Write takes the next part of the body as it came, with CRLF at the end of lines, and copies it. It never fails. It
-// waits where 128 KiB are there that were not hashed yet: because the keys are still being looked up, or because the
+// waits where 32 KiB are there that were not hashed yet: because the keys are still being looked up, or because the
 // machine is busy.
 func (v *DKIMVerifier) Write(p []byte) (int, error) {
 	v.message.write(p)

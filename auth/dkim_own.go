@@ -65,6 +65,9 @@ func (s *dkimSignature) verifyOwn(m *ownMessage) {
 	switch {
 	case err == nil:
 		s.decide("pass", "")
+	case errors.Is(err, arc.ErrPartial):
+		// Whoever passed the message on could have written the rest, https://www.rfc-editor.org/rfc/rfc6376#section-8.2
+		s.decide("policy", "l= leaves part of the body unsigned")
 	case errors.Is(err, arc.ErrBodyHash), errors.Is(err, arc.ErrMismatch):
 		s.decide("fail", err.Error())
 	default:

@@ -4,7 +4,7 @@ import "sync"
 
 // maxQueued is how much of a body waits for its reader before the writer has to. The reader is slower only while keys
 // are looked up; most mail is shorter.
-const maxQueued = 128 << 10
+const maxQueued = 32 << 10
 
 // A bodySource is a body as its reader sees it: it always ends in an orderly way.
 type bodySource interface {

@@ -65,10 +65,7 @@ func readDKIM(h arc.Header, now time.Time) *dkimSignature {
 	if s.parsed.CheckTime(now) != nil {
 		s.decide("permerror", "the signature has expired")
 	}
-	if s.parsed.Length >= 0 {
-		// Whoever passed the message on could have written the rest, https://www.rfc-editor.org/rfc/rfc6376#section-8.2
-		s.decide("policy", "l= leaves part of the body unsigned")
-	}
+	s.own = s.own || s.parsed.Length >= 0 // the library takes no l=, not even one that covers the whole body
 	s.asks = s.parsed.Selector + "._domainkey." + s.parsed.Domain
 	s.own = s.own || !blanksOnlyB(h)
 	return s

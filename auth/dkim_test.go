@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	_ "embed"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,9 @@ func dkimRepairs() []dkimRepair {
 		{name: "tags behind b=", signer: dkimSigner{tail: "; r=y; n="}, value: "pass"},
 
 		{name: "l=", signer: dkimSigner{tags: "l=5;"}, value: "policy", reason: "l= leaves part of the body unsigned"},
+		{name: "l= to the end", signer: dkimSigner{tags: fmt.Sprintf("l=%d;", dkimPlainSize)}, value: "pass"},
+		{name: "l= beyond it", signer: dkimSigner{tags: fmt.Sprintf("l=%d;", dkimPlainSize+1)}, value: "fail",
+			reason: "the body is not what was signed"},
 		{name: "expired", signer: dkimSigner{tags: "t=1000; x=2000;"}, value: "permerror", reason: expired},
 		{name: "x= before t=", signer: dkimSigner{tags: "t=9999999999; x=9999999998;"}, value: "neutral",
 			reason: "malformed signature: x= is no time, or not behind t="},

@@ -42,7 +42,7 @@ const (
 	MaxLookups = 2 * MaxSets
 
 	// MaxParallel is how many of them are asked for at the same time.
-	MaxParallel = 16
+	MaxParallel = 8
 
 	// MaxResults is how long the results may be that a set carries.
 	MaxResults = 16 << 10
