@@ -34,6 +34,12 @@ type Result struct {
 	// message signature still verifies, or zero if all do.
 	OldestPass int
 
+	// Unsure says that it is Fail for want of a key that could not be looked up
+	// just now: at another time it might be Pass. ARC does not know the
+	// difference (https://www.rfc-editor.org/rfc/rfc8617#section-5.2.1); who goes
+	// by more than the chain may.
+	Unsure bool
+
 	// Sets are the sets of a chain of sound structure, instance 1 first.
 	// They say nothing that may be believed unless Value is Pass.
 	Sets []SetInfo
@@ -211,6 +217,7 @@ func (v *Verifier) decide(value string, err error) {
 	}
 	if err != nil {
 		v.result.Reason = err.Error()
+		v.result.Unsure = errors.Is(err, errLate) || errors.Is(err, errNotNow)
 	}
 }
 
@@ -273,6 +280,7 @@ func (v *Verifier) checkReading(ctx context.Context, s *Signature) error {
 var (
 	errLate   = errors.New("no time left")
 	errLookup = errors.New("the key cannot be looked up")
+	errNotNow = errors.New("the key cannot be looked up now")
 )
 
 // key waits for the key of a signature.
@@ -292,7 +300,7 @@ func (v *Verifier) key(ctx context.Context, s *Signature) (*Key, error) {
 		}
 	}
 	if a.err != nil {
-		return nil, errLookup
+		return nil, lookupError(a.err)
 	}
 	if k := a.chosen[s.Algorithm]; k != nil {
 		return k, nil
@@ -305,6 +313,15 @@ func (v *Verifier) key(ctx context.Context, s *Signature) (*Key, error) {
 		a.chosen[s.Algorithm] = k
 	}
 	return k, err
+}
+
+// lookupError tells keys that are not there from those that may be.
+func lookupError(err error) error {
+	var t interface{ Temporary() bool }
+	if errors.As(err, &t) && t.Temporary() || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return errNotNow
+	}
+	return errLookup
 }
 
 // sealDigests returns what each seal signs: all sets up to its own, in order,

@@ -443,3 +443,29 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// A chain that fails for want of an answer says so; one without a key does not.
+func TestVerifyUnsure(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no such key":      {&net.DNSError{Err: "no such host", IsNotFound: true}, false},
+		"no answer":        {&net.DNSError{Err: "i/o timeout", IsTimeout: true}, true},
+		"a broken answer":  {&net.DNSError{Err: "nonsense"}, false},
+		"a broken server":  {fmt.Errorf("lookup: %w", &net.DNSError{Err: "server failure", IsTemporary: true}), true},
+		"no time":          {context.DeadlineExceeded, true},
+		"something unseen": {errors.New("x"), false},
+	} {
+		message, err := trySeal(t, edSealer(), letter, testKeys(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		headers, body := split(t, message)
+		v := NewVerifier(t.Context(), headers, func(context.Context, string, string) ([]string, error) { return nil, tt.err }, noon)
+		v.Write([]byte(body))
+		if r := v.Close(t.Context()); r.Value != Fail || r.Unsure != tt.want {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
