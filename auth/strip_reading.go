@@ -46,21 +46,28 @@ func newOwnIDs(ids []string) *ownIDs {
 	return own
 }
 
-// canonicalID returns an id in the form in which two of them are the same: A-labels, lower case, no dot at the end, and
-// without characters that nobody sees.
+// canonicalID returns an id in the form in which two of them are the same: A-labels, lower case, no dots at the end,
+// and without characters that nobody sees.
 func canonicalID(id string) string {
 	if !asciiOnly(id) {
 		id = strings.Map(func(r rune) rune {
-			if r == utf8.RuneError || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {
+			if saysNothing(r) {
 				return -1
 			}
 			return r
 		}, id)
 	}
+	id = strings.TrimRightFunc(id, isDot)
 	if domain, ok := CanonicalDomain(id); ok {
 		return domain
 	}
-	return strings.TrimSuffix(strings.ToLower(id), ".")
+	return strings.ToLower(id)
+}
+
+// saysNothing tells the characters beyond ASCII that are no part of a name, among them what is no character in UTF-8:
+// some readers drop them, to others they are blanks. A blank of Latin-1, for one, is such an octet.
+func saysNothing(r rune) bool {
+	return r >= utf8.RuneSelf && (r == utf8.RuneError || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r))
 }
 
 // has reports whether id is one of ours.
@@ -68,7 +75,7 @@ func (own *ownIDs) has(id []byte) bool {
 	if bytes.IndexFunc(id, notASCII) >= 0 {
 		return own.hasInternational(id)
 	}
-	id = bytes.TrimSuffix(id, []byte("."))
+	id = bytes.TrimRight(id, ".")
 	for _, our := range own.ids {
 		if len(our) == len(id) && strings.EqualFold(our, string(id)) {
 			return true
@@ -92,12 +99,15 @@ func (own *ownIDs) claimed(value []byte) (claimed, known bool) {
 		if own.encoded++; own.encoded > maxEncodedFields {
 			return true, c.version1
 		}
-		if decoded, ok := decodeWords(value[:c.length]); !ok || own.begins(decoded) {
-			return true, c.version1
+		// Some readers put a blank where an encoded word begins or ends.
+		for _, divider := range []string{"", " "} {
+			if decoded, ok := decodeWords(value[:c.length], divider); !ok || own.begins(decoded) {
+				return true, c.version1
+			}
 		}
 	}
 	if c.wellFormed {
-		return own.has(c.id) || c.odd && own.begins(c.id), c.version1
+		return own.has(c.id) || c.odd && (own.begins(c.id) || own.begins(value)), c.version1
 	}
 	return own.begins(value), c.version1
 }
@@ -120,20 +130,19 @@ func (own *ownIDs) reads(value []byte, sloppy bool) bool {
 			continue
 		}
 		for _, our := range own.ids {
-			if (end == len(our) || end == len(our)+1 && w.text[end-1] == '.') &&
-				strings.EqualFold(our, string(w.text[:len(our)])) {
+			if len(bytes.TrimRight(w.text[:end], ".")) == len(our) && strings.EqualFold(our, string(w.text[:len(our)])) {
 				return true
 			}
 		}
 	}
-	return w.cut && foreign >= 0
+	return w.cut && (foreign >= 0 || w.hidden)
 }
 
 // A claim is what the start of a field says, up to its first semicolon.
 type claim struct {
 	wellFormed bool   // an id, perhaps a version, and then a semicolon or nothing
 	id         []byte // without quotes
-	odd        bool   // the id was quoted and has octets that it should not have
+	odd        bool   // the id has what it should not have: octets in quotes, or what says nothing
 	version1   bool
 	encoded    bool // there may be encoded words
 	length     int  // octets up to the semicolon
@@ -152,6 +161,7 @@ func readClaim(value []byte) claim {
 	} else if ok {
 		id = s.token()
 	}
+	c.odd = c.odd || bytes.ContainsFunc(id, saysNothing)
 	ok = ok && len(id) > 0 && len(id) <= maxClaim && s.skip()
 	if digits := s.digits(); ok && len(digits) > 0 && (len(s.rest) == 0 || !isTokenChar(s.rest[0])) {
 		c.version1 = string(bytes.TrimLeft(digits, "0")) == "1"
@@ -257,15 +267,16 @@ func commentLength(b []byte) int {
 // claimWords is what a reader with little care may take for the parts of an id: the words before the first semicolon
 // behind which there is any. text has them joined, ends says where each of them ends there.
 type claimWords struct {
-	text []byte
-	ends []int
-	cut  bool // there was more than an id can be
+	text   []byte
+	ends   []int
+	cut    bool // there was more than an id can be
+	hidden bool // there were characters that say nothing
 }
 
 // read divides a field into words. Whatever cannot be in a name divides them; quotes and backslashes are dropped.
 // Comments are skipped, unless sloppy has it that parentheses are but dividers and quotes protect nothing.
 func (w *claimWords) read(value []byte, sloppy bool) {
-	w.text, w.ends, w.cut = w.text[:0], w.ends[:0], false
+	w.text, w.ends, w.cut, w.hidden = w.text[:0], w.ends[:0], false, false
 	quoted := false
 	for i := 0; i < len(value) && !w.cut; i++ {
 		switch c := value[i]; {
@@ -283,6 +294,8 @@ func (w *claimWords) read(value []byte, sloppy bool) {
 			if w.end(); len(w.ends) > 0 {
 				return
 			}
+		case c >= utf8.RuneSelf:
+			i += w.international(value[i:]) - 1
 		case isTokenChar(c):
 			w.text = append(w.text, c)
 			w.cut = len(w.text) > maxClaim
@@ -293,6 +306,19 @@ func (w *claimWords) read(value []byte, sloppy bool) {
 	w.end()
 }
 
+// international takes the character that b begins with, and returns its size. One that says nothing divides words.
+func (w *claimWords) international(b []byte) int {
+	r, size := utf8.DecodeRune(b)
+	if saysNothing(r) {
+		w.end()
+		w.hidden = true
+		return size
+	}
+	w.text = append(w.text, b[:size]...)
+	w.cut = len(w.text) > maxClaim
+	return size
+}
+
 // end ends a word, if one has begun.
 func (w *claimWords) end() {
 	if n := len(w.text); n > 0 && (len(w.ends) == 0 || w.ends[len(w.ends)-1] < n) {
@@ -301,10 +327,10 @@ func (w *claimWords) end() {
 }
 
 // decodeWords decodes the encoded words of a field in the way of readers that do so before they parse. It reports false
-// if there is one that it cannot decode, or too many of them.
+// if there is one that it cannot decode, or too many of them. divider is put at each end of each.
 //
 // https://www.rfc-editor.org/rfc/rfc2047#section-2
-func decodeWords(value []byte) ([]byte, bool) {
+func decodeWords(value []byte, divider string) ([]byte, bool) {
 	value = bytes.ReplaceAll(bytes.ReplaceAll(value, []byte("\r"), nil), []byte("\n"), nil)
 	var out []byte
 	for range maxEncodedWords {
@@ -323,7 +349,7 @@ func decodeWords(value []byte) ([]byte, bool) {
 		if len(out) == 0 || len(bytes.TrimSpace(before)) > 0 {
 			out = append(out, before...)
 		}
-		out = append(out, decoded...)
+		out = append(append(append(out, divider...), decoded...), divider...)
 		value = rest
 	}
 	return out, !bytes.Contains(value, []byte("=?"))

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"slices"
@@ -32,12 +33,18 @@ const (
 func Reports(
 	ctx context.Context, dir string, day Day, c Config, only func(domain string) bool, yield func(*Report) error,
 ) (Summary, error) {
-	return makeReports(ctx, dir, day, c, only, func([]*candidate) {}, yield)
+	all := func(_ io.ReaderAt, chosen []*candidate) iter.Seq[[]*candidate] {
+		return slices.Values([][]*candidate{chosen})
+	}
+	return makeReports(ctx, dir, day, c, only, all, yield)
 }
+
+// stages puts policy domains into lists that are worked on one after the other.
+type stages func(file io.ReaderAt, chosen []*candidate) iter.Seq[[]*candidate]
 
 // makeReports does so in an order that is up to the caller.
 func makeReports(
-	ctx context.Context, dir string, day Day, c Config, only func(domain string) bool, order func([]*candidate),
+	ctx context.Context, dir string, day Day, c Config, only func(domain string) bool, order stages,
 	yield func(*Report) error,
 ) (sum Summary, err error) {
 	c, err = c.complete()
@@ -57,13 +64,13 @@ func makeReports(
 	if err != nil {
 		return sum, err
 	}
-	chosen := choose(file, found, &sum)
-	order(chosen)
 	m := &maker{config: c, day: day, installation: id, yield: yield, sum: &sum, file: file}
-	for len(chosen) > 0 {
-		chosen = m.gather(chosen, only)
-		if err := m.count(ctx); err != nil {
-			return sum, err
+	for list := range order(file, choose(file, found, &sum)) {
+		for len(list) > 0 {
+			list = m.gather(list, only)
+			if err := m.count(ctx); err != nil {
+				return sum, err
+			}
 		}
 	}
 	return sum, nil

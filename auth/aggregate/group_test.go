@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"slipstream/auth"
 )
 
 // sent returns what the XML documents of reports say: messages for each client.
@@ -141,6 +143,34 @@ func TestManyDomains(t *testing.T) {
 	for _, domain := range []string{"example.com", "d0.evil.example"} {
 		on := func(r *Report) bool { return r.Published.Domain == domain && r.Messages == 2 }
 		if !slices.ContainsFunc(reports, on) {
+			t.Errorf("none on %s", domain)
+		}
+	}
+}
+
+// TestManyOrganizations: a record that makes every name below one an organization of its own gains nothing, nor does a
+// message for which nobody has looked for the organization.
+func TestManyOrganizations(t *testing.T) {
+	day := mustDay(t, "2026-05-31")
+	own := judged(t, "v=DMARC1; p=none; psd=n; rua=mailto:rua@evil.example")
+	unknown := judged(t, "v=DMARC1; p=none; rua=mailto:rua@evil.co.uk")
+	unknown.Author.Fault = auth.FromRepeated
+	var records []Record
+	for n := range MaxDomainsOfOrganization + 50 {
+		name := fmt.Sprintf("d%d.evil.example", n)
+		own.DMARC.Domain, own.DMARC.PolicyDomain, own.DMARC.OrgDomain = name, name, name
+		records = append(records, FromReport(own, auth.TreeWalk)...)
+		name = fmt.Sprintf("d%d.evil.co.uk", n)
+		unknown.DMARC.Domain, unknown.DMARC.PolicyDomain, unknown.DMARC.OrgDomain = name, name, ""
+		records = append(records, FromReport(unknown, auth.TreeWalk)...)
+	}
+	records = append(records, sample("honest.co.uk", 1), sample("honest.example", 1))
+	reports, sum := made(t, written(t, day, records...), day, testConfig())
+	if len(reports) != 2*MaxDomainsOfOrganization+2 || sum.LeftOut != 100 {
+		t.Errorf("%d reports, %+v", len(reports), sum)
+	}
+	for _, domain := range []string{"honest.co.uk", "honest.example"} {
+		if !slices.ContainsFunc(reports, func(r *Report) bool { return r.Published.Domain == domain }) {
 			t.Errorf("none on %s", domain)
 		}
 	}

@@ -132,6 +132,9 @@ func (p *Published) addresses() []auth.ReportURI {
 // organization is whom reports are counted against: those of one are not to crowd out those of others.
 func (p *Published) organization() string { return cmp.Or(p.Org, p.Domain) }
 
+// registered is the name that somebody had to register for the policy domain to be: what no record can change.
+func (p *Published) registered() string { return (*auth.Suffixes)(nil).OrgDomain(p.Domain) }
+
 // valid reports whether p can stand in a report, whoever wrote it down.
 func (p *Published) valid() bool {
 	return isCanonical(p.Domain) && isOneOf(p.Method, string(auth.TreeWalk), string(auth.PSL)) &&

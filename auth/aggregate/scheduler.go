@@ -5,7 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"io"
+	"iter"
 	"net"
 	"slices"
 	"time"
@@ -28,8 +29,10 @@ const (
 	maxRetry   = 2 * time.Hour
 	giveUp     = 24 * time.Hour // after the first try
 
-	sendTime = 5 * time.Minute  // for the MTA to take one message
-	askTime  = 30 * time.Second // for the DNS to say who wants a report
+	sendTime = 5 * time.Minute // for the MTA to take one message
+
+	// minRound is for a round that begins late, after a pause: others end at giveUp, with all that is left.
+	minRound = 4 * time.Hour
 
 	// maxUnreachable is after how many connections in a row that were not made the MTA is not there.
 	maxUnreachable = 3
@@ -164,7 +167,9 @@ func (s *Scheduler) work(ctx context.Context, day Day, now time.Time) {
 	if again != nil {
 		only = again.only
 	}
-	w := &round{Scheduler: s, day: day, pending: make(map[string]error)}
+	w := &round{
+		Scheduler: s, day: day, pending: make(map[string]error), recipients: make(map[string][]Recipient),
+	}
 	sum, err := w.run(ctx, only, now)
 	if ctx.Err() != nil {
 		return
@@ -232,7 +237,9 @@ var errLeftOut = errors.New("more policy domains or rows than a day may have, or
 type round struct {
 	*Scheduler
 	day         Day
-	pending     map[string]error // policy domains with something left to be done
+	pending     map[string]error       // policy domains with something left to be done
+	recipients  map[string][]Recipient // by policy domain
+	end         time.Time              // when it has to leave the rest
 	unreachable int
 }
 
@@ -245,15 +252,18 @@ func (w *round) run(ctx context.Context, only map[string]bool, now time.Time) (S
 			return Summary{}, err
 		}
 	}
+	w.end = w.sent.day(w.day).begun.Add(giveUp)
+	if late := now.Add(minRound); w.end.Before(late) {
+		w.end = late
+	}
 	var wanted func(string) bool
 	if only != nil {
 		wanted = func(domain string) bool { return only[domain] }
 	}
-	// In no order, so that nobody's reports always come after those that take long.
-	shuffle := func(list []*candidate) {
-		rand.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	order := func(file io.ReaderAt, chosen []*candidate) iter.Seq[[]*candidate] {
+		return w.stages(ctx, file, chosen, wanted)
 	}
-	return makeReports(ctx, w.dir, w.day, w.options.Config, wanted, shuffle, func(r *Report) error {
+	return makeReports(ctx, w.dir, w.day, w.options.Config, wanted, order, func(r *Report) error {
 		return w.report(ctx, r)
 	})
 }
@@ -264,9 +274,11 @@ func (w *round) report(ctx context.Context, r *Report) error {
 		w.pending[r.Published.Domain] = errUnreachable
 		return nil
 	}
-	asking, cancel := context.WithTimeout(ctx, askTime)
-	recipients := Recipients(asking, w.options.Destinations, r)
-	cancel()
+	recipients, asked := w.recipients[r.Published.Domain]
+	if !asked || !time.Now().Before(w.end) {
+		w.pending[r.Published.Domain] = errNotAsked
+		return nil
+	}
 	for _, to := range recipients {
 		if err := ctx.Err(); err != nil {
 			return err

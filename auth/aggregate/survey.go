@@ -12,11 +12,13 @@ import (
 )
 
 // Bounds of a day. A stranger can make up policy domains by the million, below a name of their own; so they are bounded
-// for each organization, and those with the most mail are reported on.
+// for each organization, and those with the most mail are reported on. What is an organization the stranger has a say
+// in (https://www.rfc-editor.org/rfc/rfc9989#section-4.10.2); who has registered a name, not. So both count.
 const (
 	// MaxDomains is on how many policy domains there are reports for a day.
 	MaxDomains = 10_000
-	// MaxDomainsOfOrganization is how many of them belong to one organization.
+	// MaxDomainsOfOrganization is how many of them belong to one organization, and how many are below one name that
+	// was registered under a public suffix.
 	MaxDomainsOfOrganization = 200
 
 	maxSurveyed = 200_000 // policy domains that are counted at all; those that come first
@@ -69,16 +71,18 @@ func choose(file io.ReaderAt, found map[uint64]*candidate, sum *Summary) []*cand
 	slices.SortFunc(list, func(a, b *candidate) int {
 		return cmp.Or(cmp.Compare(b.count, a.count), cmp.Compare(a.key, b.key))
 	})
-	perOrg := make(map[uint64]int)
+	perOrg, perName := make(map[uint64]int), make(map[uint64]int)
 	chosen := list[:0]
 	for _, c := range list {
 		p, ok := c.read(file)
-		org := domainKey(p.organization())
-		if !ok || len(chosen) >= MaxDomains || perOrg[org] >= MaxDomainsOfOrganization {
+		org, name := domainKey(p.organization()), domainKey(p.registered())
+		if !ok || len(chosen) >= MaxDomains || perOrg[org] >= MaxDomainsOfOrganization ||
+			perName[name] >= MaxDomainsOfOrganization {
 			sum.LeftOut += c.count
 			continue
 		}
 		perOrg[org]++
+		perName[name]++
 		chosen = append(chosen, c)
 	}
 	return chosen

@@ -174,17 +174,27 @@ func (e *events) take(kind Kind) (list []Event) {
 type asked map[string]askedAnswer
 
 type askedAnswer struct {
-	to  []string
-	err error
+	to   []string
+	err  error
+	late time.Duration // how long it takes
 }
 
-func (a asked) Addresses(_ context.Context, _ string, to auth.ReportURI, tag auth.ReportTag) ([]auth.ReportURI, error) {
+func (a asked) Addresses(
+	ctx context.Context, _ string, to auth.ReportURI, tag auth.ReportTag,
+) ([]auth.ReportURI, error) {
 	if tag != auth.TagRUA {
 		return nil, fmt.Errorf("asked about %s", tag)
 	}
 	answer, known := a[to.Mailbox]
 	if !known {
 		return []auth.ReportURI{to}, nil
+	}
+	if answer.late > 0 {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(answer.late):
+		}
 	}
 	var list []auth.ReportURI
 	for _, mailbox := range answer.to {

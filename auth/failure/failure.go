@@ -21,7 +21,6 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
-	"sync"
 	"time"
 
 	"slipstream/auth"
@@ -52,7 +51,7 @@ type Config struct {
 
 // Limits bound what is sent. Zero means the default.
 type Limits struct {
-	// Queue is how many messages may wait for their reports. Default: 256.
+	// Queue is how many messages may wait for their reports, most of them not from one organization. Default: 256.
 	Queue int
 	// Header is how many octets of a message's header are told. Default: 16 KiB.
 	Header int
@@ -108,9 +107,7 @@ type Reporter struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when the goroutine has ended
 
-	mu     sync.Mutex // guards closed, and the sending side of queue
-	closed bool
-	queue  chan *incident
+	queue *queue
 }
 
 // maxFrom is the longest sender that is taken, display name included: it must fit a line.
@@ -148,7 +145,7 @@ func New(c Config) (*Reporter, error) {
 		similar: similar{window: l.Similar},
 		rates:   rates{perDestination: l.PerDestination, total: bucket{perHour: l.Total}},
 		done:    make(chan struct{}),
-		queue:   make(chan *incident, l.Queue),
+		queue:   newQueue(l.Queue),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	go r.run() // ends with Close
@@ -193,7 +190,7 @@ func (r *Reporter) Add(found *auth.Report, m Message) bool {
 		}
 		in := newIncident(found, m, kind, fields, r.config.Limits.Header)
 		in.count = count
-		if !r.enqueue(in) {
+		if !r.queue.put(in) {
 			r.tell(Dropped, kind, found.DMARC.Domain)
 			continue
 		}
@@ -202,29 +199,10 @@ func (r *Reporter) Add(found *auth.Report, m Message) bool {
 	return queued
 }
 
-func (r *Reporter) enqueue(in *incident) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return false
-	}
-	select {
-	case r.queue <- in:
-		return true
-	default:
-		return false
-	}
-}
-
 // Close takes no more, sends what waits, and returns when that is done. When ctx ends, what is left is dropped. It may
 // be called more than once. No goroutine is left.
 func (r *Reporter) Close(ctx context.Context) error {
-	r.mu.Lock()
-	if !r.closed {
-		r.closed = true
-		close(r.queue)
-	}
-	r.mu.Unlock()
+	r.queue.close()
 	stop := context.AfterFunc(ctx, r.cancel)
 	<-r.done
 	defer r.cancel()

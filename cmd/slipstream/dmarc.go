@@ -120,7 +120,9 @@ func (c *dmarcReportCmd) source() (reportSource, error) {
 	if err != nil {
 		return reportSource{}, &exitError{exitConfig, err}
 	}
-	return reportSource{dir: cfg.ReportsDir(), config: cfg.AggregateConfig(buildVersion()), destinations: destinations}, nil
+	return reportSource{
+		dir: cfg.ReportsDir(), config: cfg.AggregateConfig(buildVersion()), destinations: destinations,
+	}, nil
 }
 
 // reportDestinations finds organizations as the first door does that reports.
@@ -152,7 +154,9 @@ type reportPrinter struct {
 	destinations aggregate.Destinations
 	sent         *aggregate.Sent
 
-	reports int
+	reports   int
+	unwritten int   // documents that could not be put into files
+	firstErr  error // why the first of them could not
 }
 
 func (p *reportPrinter) print(ctx context.Context, r *aggregate.Report) error {
@@ -170,8 +174,15 @@ func (p *reportPrinter) print(ctx context.Context, r *aggregate.Report) error {
 		_, lineErr := fmt.Fprintln(p.out)
 		err = errors.Join(err, lineErr)
 	}
-	if p.Out != "" && err == nil {
-		err = p.file(r)
+	if p.Out == "" || err != nil {
+		return err
+	}
+	if fileErr := p.file(r); fileErr != nil { // the others may do
+		if p.unwritten == 0 {
+			p.firstErr = fileErr
+		}
+		p.unwritten++
+		_, err = fmt.Fprintf(p.out, "  not written: %s\n", printable(fileErr.Error()))
 	}
 	return err
 }
@@ -204,7 +215,22 @@ func (p *reportPrinter) recipient(r *aggregate.Report, to aggregate.Recipient) s
 // file writes a report under its name, which is always the same.
 func (p *reportPrinter) file(r *aggregate.Report) error {
 	const mode = 0o600 // others' mail is nobody's business
-	return os.WriteFile(filepath.Join(p.Out, r.Filename()), r.Compressed, mode)
+	return os.WriteFile(filepath.Join(p.Out, shortName(r.Filename())), r.Compressed, mode)
+}
+
+// maxFileName is how many octets file systems take, as a rule.
+const maxFileName = 255
+
+// shortName makes a name fit that has two domain names in it: what they end in goes. What tells a report from all
+// others is the Report-ID, near the end of the name.
+func shortName(name string) string {
+	const tail = 3 // the period, and the Report-ID
+	if len(name) <= maxFileName {
+		return name
+	}
+	parts := strings.Split(name, "!")
+	end := "!" + strings.Join(parts[max(0, len(parts)-tail):], "!")
+	return name[:max(0, maxFileName-len(end))] + end
 }
 
 func (p *reportPrinter) summary(day aggregate.Day, days []aggregate.Day, sum aggregate.Summary) error {
@@ -227,8 +253,10 @@ func (p *reportPrinter) summary(day aggregate.Day, days []aggregate.Day, sum agg
 			}
 		}
 	}
-	_, err := fmt.Fprintln(p.out, line)
-	return err
+	if _, err := fmt.Fprintln(p.out, line); err != nil || p.unwritten == 0 {
+		return err
+	}
+	return fmt.Errorf("%s could not be written: %w", counted(int64(p.unwritten), "document"), p.firstErr)
 }
 
 // counted is "1 row", "2 rows".

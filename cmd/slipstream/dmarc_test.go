@@ -118,6 +118,84 @@ func TestDmarcReport(t *testing.T) {
 	}
 }
 
+// TestDmarcReportFiles: a document that cannot be written does not keep others from being written, and a long name is
+// none of those.
+func TestDmarcReportFiles(t *testing.T) {
+	config, dir, journal := dmarcWorld(t, "")
+	long := strings.Repeat(strings.Repeat("l", 60)+".", 4) + "example"
+	longer := "x" + strings.Repeat("l", 59) + long[60:]
+	domains := []string{"example.com", "example.edu", "example.net", long, longer}
+	for _, domain := range domains {
+		journal.Add(reportedRecord(domain, "mailto:rua@"+domain))
+	}
+	if err := journal.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	days, err := aggregate.Days(dir)
+	if err != nil || len(days) != 1 {
+		t.Fatal(days, err)
+	}
+	out := t.TempDir()
+	var stdout bytes.Buffer
+	c := dmarcReportCmd{configFlag: configFlag{config}, Day: days[0].String(), DryRun: true, Out: out}
+	if err := c.Run(console{&stdout, &stdout}); err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(out)
+	if err != nil || len(files) != len(domains) {
+		t.Fatalf("%d files, %v\n%s", len(files), err, &stdout)
+	}
+	blocked := ""
+	for _, f := range files {
+		if len(f.Name()) > maxFileName || !strings.HasSuffix(f.Name(), ".xml.gz") {
+			t.Errorf("a file is called %s", f.Name())
+		}
+		if strings.Contains(f.Name(), "!example.edu!") {
+			blocked = filepath.Join(out, f.Name())
+		}
+		if err := os.Remove(filepath.Join(out, f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(blocked, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	stdout.Reset()
+	err = c.Run(console{&stdout, &stdout})
+	if err == nil || !strings.Contains(err.Error(), "1 document could not be written: ") {
+		t.Errorf("the error is %v", err)
+	}
+	for _, want := range []string{"\n  not written: open ", ": 5 reports on 5 domains, of 5 messages\n"} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("no %q in\n%s", want, &stdout)
+		}
+	}
+	again, err := os.ReadDir(out)
+	if err != nil || len(again) != len(files) {
+		t.Fatalf("%v, %v", again, err)
+	}
+	for i := range again {
+		if again[i].Name() != files[i].Name() || again[i].IsDir() != (filepath.Join(out, again[i].Name()) == blocked) {
+			t.Errorf("%s, and then %s", files[i], again[i])
+		}
+	}
+}
+
+func TestShortName(t *testing.T) {
+	const end = "!1780185600!1780271999!20260531abcdefghijklmnopqrstuvwx.xml.gz"
+	fits := "mx.example!" + strings.Repeat("a", maxFileName-len("mx.example!")-len(end))
+	for name, want := range map[string]string{
+		"mx.example!a.example" + end: "mx.example!a.example" + end,
+		fits + end:                   fits + end,
+		fits + "b" + end:             fits + end,
+		fits + strings.Repeat(".example", 20) + end: fits + end,
+	} {
+		if got := shortName(name); got != want {
+			t.Errorf("%s\nis %s,\nwant %s", name, got, want)
+		}
+	}
+}
+
 // listing is what is in a directory.
 func listing(t *testing.T, dir string) string {
 	t.Helper()
