@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"slipstream/auth/arc"
 )
@@ -23,11 +24,17 @@ type Report struct {
 	Identifiers Identifiers
 	DMARC       Verdict
 	Decision    Decision
+	// Would is what the decision would be if all that policies ask for were done: if the Limit were reject. It says
+	// what turning enforcement on would change.
+	Would Decision
 
 	// Results is the Authentication-Results field.
 	Results Results
 	// Late says that the deadline cut something short.
 	Late bool
+	// MessageID is the value of the first Message-ID field, printable ASCII that may stand in a log; "" where there is
+	// none, or none of that kind, or it is longer than 255 octets. Nobody vouches for it.
+	MessageID string
 
 	checker *Checker
 	body    *arc.BodyHash
@@ -86,21 +93,50 @@ func (r *Report) seal(fields, kept []byte) ([]byte, error) {
 	return set, err
 }
 
-// identifiers are what r has authenticated.
+// maxMessageID is the longest Message-ID that is told: longer than those of programs, short enough for a line of log.
+const maxMessageID = 255
+
+// messageID finds the value of the first Message-ID field.
+func messageID(headers []arc.Header) string {
+	for _, h := range headers {
+		if !strings.EqualFold(h.Name, "Message-ID") {
+			continue
+		}
+		id := strings.Trim(string(h.Value()), " \t\r\n") // it may be folded before
+		if len(id) > maxMessageID || strings.ContainsFunc(id, func(c rune) bool { return c < ' ' || c > '~' }) {
+			return ""
+		}
+		return id
+	}
+	return ""
+}
+
+// identifiers are what r has authenticated, and what it might have.
 func identifiers(r *Report) Identifiers {
 	var ids Identifiers
-	if r.SPF.Value == ResultPass {
+	switch r.SPF.Value {
+	case ResultPass:
 		ids.SPF = r.SPF.Domain
+	case ResultTemperror:
+		ids.SPFUnknown = r.SPF.Domain
 	}
 	for _, d := range r.DKIM {
-		if d.Value == ResultPass {
+		switch d.Value {
+		case ResultPass:
 			ids.DKIM = append(ids.DKIM, d.Domain)
+		case ResultTemperror:
+			ids.DKIMUnknown = append(ids.DKIMUnknown, d.Domain)
 		}
 	}
-	if r.ARC.Value == arc.Pass {
-		for _, set := range r.ARC.Sets {
-			ids.Seals = append(ids.Seals, Seal{Domain: set.Domain, Results: set.Results})
-		}
+	var seals []Seal
+	for _, set := range r.ARC.Sets {
+		seals = append(seals, Seal{Domain: set.Domain, Results: set.Results})
+	}
+	switch {
+	case r.ARC.Value == arc.Pass:
+		ids.Seals = seals
+	case r.ARC.Unsure:
+		ids.SealsUnknown = seals
 	}
 	return ids
 }
@@ -133,6 +169,9 @@ func (r *Report) results() Results {
 		out.List = append(out.List, r.arcResult())
 	}
 	if d, ok := r.DMARC.AuthResult(); ok {
+		if r.Would.Exempt != "" {
+			d.Comment = "exempt: " + r.Would.Exempt // so that whoever filters by this field can tell
+		}
 		out.List = append(out.List, d)
 	}
 	return out

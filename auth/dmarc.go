@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"slices"
 )
 
 // A Discovery is a way to find the organizational domain of a name.
@@ -38,7 +39,8 @@ type DMARC struct {
 }
 
 // Begin starts all look-ups for a message whose author is known, and returns without waiting. The candidates are
-// domains that may turn out to be authenticated: that of MAIL FROM, those of the signatures. They are only a hint, but
+// domains that may turn out to be authenticated, or not to be known to be: that of MAIL FROM, those of the signatures.
+// They are only a hint, but
 // what is asked for now need not be waited for at the end of the message.
 //
 // When ctx ends, what was not found is a temporary error. The Evaluation must be ended with Evaluate or with Close.
@@ -60,7 +62,9 @@ func (d *DMARC) Begin(ctx context.Context, author Author, candidates ...string) 
 func (e *Evaluation) begin(candidates []string) {
 	domains := e.author.Domains
 	for _, domain := range domains[:min(len(domains), maxAuthorDomains)] {
-		a := &authorLookup{domain: domain, known: make(chan struct{})}
+		a := &authorLookup{
+			domain: domain, named: slices.Contains(e.author.Named, domain), known: make(chan struct{}),
+		}
 		e.authors = append(e.authors, a)
 		e.ask(domain, forAuthor)
 		e.lookups.run(func() {
@@ -96,6 +100,7 @@ type Evaluation struct {
 
 type authorLookup struct {
 	domain    string
+	named     bool          // it stands in a display name alone
 	known     chan struct{} // closed when discovery is there
 	discovery discovery
 }
@@ -126,8 +131,14 @@ type Identifiers struct {
 	SPF string
 	// DKIM has the d= of every signature that verified.
 	DKIM []string
+	// SPFUnknown and DKIMUnknown are domains that might stand above had the DNS answered: those of results that are
+	// temperror. They authenticate nothing, but where one is aligned nobody can say that the message fails.
+	SPFUnknown  string
+	DKIMUnknown []string
 	// Seals is the ARC chain, oldest first. It is empty unless the whole chain passed.
 	Seals []Seal
+	// SealsUnknown is the chain where it failed for want of a key that could not be looked up just now.
+	SealsUnknown []Seal
 }
 
 // An ExistenceResolver is a Resolver that can tell a name that does not exist from one that has no record of a type.

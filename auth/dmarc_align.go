@@ -42,6 +42,20 @@ func (e *Evaluation) align(author, domain string, mode AlignmentMode) alignment 
 	return notAligned
 }
 
+// undecided reports whether the message might pass if only the DNS had told all that SPF and DKIM need: for a domain
+// that is aligned, or may be. Of other domains it does not matter, or a stranger could turn every failure into a
+// temporary error.
+func (e *Evaluation) undecided(v *Verdict, ids Identifiers) bool {
+	if e.author.Fault != "" {
+		return false
+	}
+	if ids.SPFUnknown != "" && e.align(v.Domain, ids.SPFUnknown, v.Record.ASPF) != notAligned {
+		return true
+	}
+	dkim, _ := e.alignAny(v.Domain, ids.DKIMUnknown, v.Record.ADKIM)
+	return dkim != notAligned
+}
+
 // alignAny returns the best that any of the domains comes to, and which one.
 func (e *Evaluation) alignAny(author string, domains []string, mode AlignmentMode) (best alignment, by string) {
 	for _, domain := range domains {

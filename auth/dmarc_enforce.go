@@ -19,7 +19,18 @@ type Enforcement struct {
 	// the policy is Limit, whatever the domains in it ask for. Else these policies count, as far as they can be read. A
 	// field that is missing, or in which there is no address at all, deceives nobody: see [FromFault.Deceptive].
 	FaultyFrom bool
+	// Unknown says what becomes of mail of which the DNS does not tell, for the time being, whether it fails: while
+	// nothing is enforced, and where the author's policy is known to be none, it is accepted anyway.
+	Unknown Unknown
 }
+
+// Unknown is what is done about verdicts of [StatusTempError].
+type Unknown string
+
+const (
+	UnknownAccept Unknown = "accept" // as is where nothing is said
+	UnknownDefer  Unknown = "defer"  // the client is to try again later
+)
 
 // An Action is what is done with a message.
 type Action string
@@ -28,6 +39,7 @@ const (
 	ActionAccept     Action = "accept"
 	ActionQuarantine Action = "quarantine" // it is delivered, with a field that says so
 	ActionReject     Action = "reject"
+	ActionDefer      Action = "defer" // it is refused for now
 )
 
 // A Decision is what is done with a message, and why.
@@ -36,7 +48,7 @@ type Decision struct {
 	// Exempt says why less is done than policy and Limit ask for: "network", "domain example.org", "sealer
 	// example.org".
 	Exempt string
-	// Code, Enhanced and Text are the reply to the end of data, where it is a rejection.
+	// Code, Enhanced and Text are the reply to the end of data, where that is refused.
 	Code           int
 	Enhanced, Text string
 }
@@ -47,13 +59,9 @@ type Origin struct {
 	Identifiers Identifiers
 }
 
-// Decide is what follows from a verdict on a message from o. What failed for want of an answer is accepted.
+// Decide is what follows from a verdict on a message from o.
 func (e Enforcement) Decide(v Verdict, o Origin) Decision {
-	asked := v.demands()
-	if e.FaultyFrom && v.Fault.Deceptive() {
-		asked = e.Limit
-	}
-	action := e.limited(asked)
+	action := e.action(v)
 	switch {
 	case v.Sealer != "" && e.limited(v.Policy) != ActionAccept:
 		return Decision{Action: ActionAccept, Exempt: "sealer " + v.Sealer}
@@ -63,8 +71,13 @@ func (e Enforcement) Decide(v Verdict, o Origin) Decision {
 	if exempt := e.exempts(o); exempt != "" {
 		return Decision{Action: ActionAccept, Exempt: exempt}
 	}
-	if action != ActionReject {
+	switch action {
+	case ActionQuarantine:
 		return Decision{Action: action}
+	case ActionDefer:
+		// https://www.rfc-editor.org/rfc/rfc9989#appendix-B.3.1
+		return Decision{Action: action, Code: 451, Enhanced: "4.7.0", Text: "DMARC policy or authentication of " +
+			v.Domain + " cannot be looked up now, please try again"}
 	}
 	// "Multiple authentication checks failed": https://www.rfc-editor.org/rfc/rfc7372#section-3.3. The word DMARC
 	// tells programs what happened: https://www.rfc-editor.org/rfc/rfc9989#section-7.2
@@ -75,6 +88,17 @@ func (e Enforcement) Decide(v Verdict, o Origin) Decision {
 		d.Text = "Message rejected, DMARC cannot be applied: " + string(v.Fault)
 	}
 	return d
+}
+
+// action is what is done about a verdict, whoever sends the mail.
+func (e Enforcement) action(v Verdict) Action {
+	if e.FaultyFrom && v.Fault.Deceptive() {
+		return e.limited(e.Limit)
+	}
+	if v.open() && e.Unknown == UnknownDefer && e.limited(PolicyReject) != ActionAccept {
+		return ActionDefer
+	}
+	return e.limited(v.demands())
 }
 
 // demands is the policy that a verdict calls for.

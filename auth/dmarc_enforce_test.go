@@ -17,6 +17,12 @@ func TestDecide(t *testing.T) {
 		Limit: PolicyReject, Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24"),
 			netip.MustParsePrefix("2001:db8::/32")}, Domains: []string{"Lists.Test", "(x)"},
 	}
+	unknown := func(p Policy) Verdict {
+		return Verdict{Status: StatusTempError, Result: ResultTemperror, Domain: "bank.test", Policy: p}
+	}
+	named := func(v Verdict) Verdict { v.Named = true; return v }
+	deferring := trusting
+	deferring.Unknown = UnknownDefer
 	tests := []struct {
 		name   string
 		e      Enforcement
@@ -64,6 +70,32 @@ func TestDecide(t *testing.T) {
 		{"the author is no exemption", trusting, Verdict{Status: StatusReject, Domain: "lists.test"}, Origin{},
 			ActionReject, ""},
 
+		{"put off", deferring, unknown(PolicyReject), Origin{}, ActionDefer, ""},
+		{"put off, quarantine", Enforcement{Limit: PolicyQuarantine, Unknown: UnknownDefer}, unknown(PolicyQuarantine),
+			Origin{}, ActionDefer, ""},
+		{"put off, no policy known", Enforcement{Limit: PolicyQuarantine, Unknown: UnknownDefer}, unknown(""),
+			Origin{}, ActionDefer, ""},
+		{"not put off, nothing enforced", Enforcement{Unknown: UnknownDefer}, unknown(PolicyReject), Origin{},
+			ActionAccept, ""},
+		{"not put off, none enforced", Enforcement{Limit: PolicyNone, Unknown: UnknownDefer}, unknown(PolicyReject),
+			Origin{}, ActionAccept, ""},
+		{"not put off", Enforcement{Limit: PolicyReject, Unknown: UnknownAccept}, unknown(PolicyReject), Origin{},
+			ActionAccept, ""},
+		{"not put off for nothing", deferring, unknown(PolicyNone), Origin{}, ActionAccept, ""},
+		{"not put off for a name", deferring, named(unknown(PolicyReject)), Origin{}, ActionAccept, ""},
+		{"put off, network", deferring, unknown(PolicyReject), Origin{Client: netip.MustParseAddr("192.0.2.7")},
+			ActionAccept, "network"},
+		{"put off, list", deferring, unknown(""), Origin{Identifiers: Identifiers{SPF: "lists.test"}},
+			ActionAccept, "domain lists.test"},
+		{"put off, list not known", deferring, unknown(""),
+			Origin{Identifiers: Identifiers{SPFUnknown: "lists.test", DKIMUnknown: []string{"lists.test"}}},
+			ActionDefer, ""},
+		{"failed while deferring", deferring, failed(PolicyReject), Origin{}, ActionReject, ""},
+		{"faulty From while deferring", Enforcement{Limit: PolicyReject, FaultyFrom: true, Unknown: UnknownDefer},
+			Verdict{Status: StatusTempError, Fault: FromRepeated, Reason: string(FromRepeated)}, Origin{}, ActionReject,
+			""},
+		{"sealer while deferring", deferring, overridden, Origin{}, ActionAccept, "sealer list.test"},
+
 		{"faulty From", Enforcement{Limit: PolicyReject}, faulty, Origin{}, ActionAccept, ""},
 		{"faulty From, refused", Enforcement{Limit: PolicyReject, FaultyFrom: true}, faulty, Origin{}, ActionReject,
 			""},
@@ -73,6 +105,10 @@ func TestDecide(t *testing.T) {
 			Verdict{Status: StatusNoFrom, Fault: FromMissing}, Origin{}, ActionAccept, ""},
 		{"nobody in From", Enforcement{Limit: PolicyReject, FaultyFrom: true},
 			Verdict{Status: StatusNoFrom, Fault: FromNobody}, Origin{}, ActionAccept, ""},
+		{"a host in From", Enforcement{Limit: PolicyReject, FaultyFrom: true},
+			Verdict{Status: StatusNoFrom, Fault: FromLiteral}, Origin{}, ActionAccept, ""},
+		{"a host in From, and a domain that asks for more", Enforcement{Limit: PolicyReject, FaultyFrom: true},
+			Verdict{Status: StatusReject, Domain: "bank.test", Fault: FromLiteral}, Origin{}, ActionReject, ""},
 		{"faulty From of a domain that asks for nothing", Enforcement{Limit: PolicyReject, FaultyFrom: true},
 			Verdict{Status: StatusNone, Result: ResultFail, Fault: FromRepeated}, Origin{}, ActionReject, ""},
 	}
@@ -81,6 +117,13 @@ func TestDecide(t *testing.T) {
 			d := test.e.Decide(test.v, test.o)
 			if d.Action != test.action || d.Exempt != test.exempt {
 				t.Errorf("got %s, %q", d.Action, d.Exempt)
+			}
+			if d.Action == ActionDefer {
+				if d.Code != 451 || d.Enhanced != "4.7.0" || !strings.Contains(d.Text, "DMARC") ||
+					!strings.Contains(d.Text, "bank.test") {
+					t.Errorf("reply %d %s %q", d.Code, d.Enhanced, d.Text)
+				}
+				return
 			}
 			if rejected := d.Action == ActionReject; rejected != (d.Code == 550 && d.Enhanced == "5.7.26") ||
 				rejected != strings.Contains(d.Text, "DMARC") || rejected != strings.Contains(d.Text,
@@ -98,6 +141,11 @@ func TestDecideText(t *testing.T) {
 	longest := strings.Repeat("a.", 125) + "com"
 	d := Enforcement{Limit: PolicyReject}.Decide(Verdict{Status: StatusReject, Domain: longest}, Origin{})
 	if n := len("550 5.7.26 ") + len(d.Text) + len("\r\n"); !strings.HasSuffix(d.Text, longest) || n > 512 {
+		t.Errorf("%d octets: %s", n, d.Text)
+	}
+	d = Enforcement{Limit: PolicyReject, Unknown: UnknownDefer}.Decide(
+		Verdict{Status: StatusTempError, Domain: longest}, Origin{})
+	if n := len("451 4.7.0 ") + len(d.Text) + len("\r\n"); !strings.Contains(d.Text, longest) || n > 512 {
 		t.Errorf("%d octets: %s", n, d.Text)
 	}
 }

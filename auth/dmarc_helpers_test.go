@@ -92,9 +92,9 @@ func (d dmarcExistsDNS) Exists(ctx context.Context, name string) (bool, error) {
 type dmarcCase struct {
 	name    string
 	records string // "domain: record", one a line, without "v=DMARC1; "
-	from    string // domains, or "fault: domains"
-	spf     string
-	dkim    string
+	from    string // domains, or "fault: domains"; "~a.test" stands in a display name alone
+	spf     string // or "?a.test": not known
+	dkim    string // likewise, several
 	want    string // status result domain policydomain policy spf|dkim|both|-
 }
 
@@ -126,11 +126,35 @@ func (c dmarcCase) author() Author {
 	if !ok {
 		fault, domains = "", c.from
 	}
-	return Author{Domains: strings.Fields(domains), Fault: FromFault(fault)}
+	a := Author{Fault: FromFault(fault)}
+	for _, domain := range strings.Fields(domains) {
+		domain, named := strings.CutPrefix(domain, "~")
+		a.Domains = append(a.Domains, domain)
+		if named {
+			a.Named = append(a.Named, domain)
+		}
+	}
+	return a
 }
 
 func (c dmarcCase) identifiers() Identifiers {
-	return Identifiers{SPF: c.spf, DKIM: strings.Fields(c.dkim)}
+	ids := Identifiers{SPF: c.spf}
+	if domain, unknown := strings.CutPrefix(c.spf, "?"); unknown {
+		ids.SPF, ids.SPFUnknown = "", domain
+	}
+	for _, domain := range strings.Fields(c.dkim) {
+		if domain, unknown := strings.CutPrefix(domain, "?"); unknown {
+			ids.DKIMUnknown = append(ids.DKIMUnknown, domain)
+		} else {
+			ids.DKIM = append(ids.DKIM, domain)
+		}
+	}
+	return ids
+}
+
+// candidates are all domains that the methods tell of.
+func (c dmarcCase) candidates() []string {
+	return strings.Fields(strings.ReplaceAll(c.dkim+" "+c.spf, "?", ""))
 }
 
 // summary is a verdict in the words of dmarcCase.want.
@@ -157,7 +181,7 @@ func summary(v Verdict) string {
 func runDMARC(t *testing.T, cases []dmarcCase) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			for _, candidates := range [][]string{nil, append(strings.Fields(c.dkim), c.spf)} {
+			for _, candidates := range [][]string{nil, c.candidates()} {
 				d := &DMARC{Resolver: c.zone()}
 				v := d.Begin(t.Context(), c.author(), candidates...).Evaluate(t.Context(), c.identifiers())
 				if got := summary(v); got != c.want {

@@ -15,20 +15,32 @@ type Seal struct {
 //
 // It changes what becomes of the message, and neither the result nor the policy.
 func (e *Evaluation) consultSealers(v *Verdict, ids Identifiers) {
-	if e.author.Fault != "" {
+	if domain := e.voucher(ids.Seals, v.Domain); domain != "" {
+		v.Status, v.Sealer = StatusAccept, domain
+		v.Reason = "overridden: passed before " + domain + " sealed it"
 		return
 	}
-	for _, seal := range slices.Backward(ids.Seals) {
+	if domain := e.voucher(ids.SealsUnknown, v.Domain); domain != "" {
+		v.Status = StatusTempError
+		v.Reason = dnsNoAnswer + " for the seal of " + domain
+	}
+}
+
+// voucher is the trusted sealer in a chain who speaks for an author; "": there is none.
+func (e *Evaluation) voucher(chain []Seal, author string) string {
+	if e.author.Fault != "" {
+		return ""
+	}
+	for _, seal := range slices.Backward(chain) {
 		domain, ok := CanonicalDomain(seal.Domain)
 		if !ok || !e.dmarc.trusts(domain) {
-			return
+			return ""
 		}
-		if vouches(seal.Results, v.Domain) {
-			v.Status, v.Sealer = StatusAccept, domain
-			v.Reason = "overridden: passed before " + domain + " sealed it"
-			return
+		if vouches(seal.Results, author) {
+			return domain
 		}
 	}
+	return ""
 }
 
 // trusts reports whether a canonical domain is among the trusted sealers. Nothing below them is: keys there may be

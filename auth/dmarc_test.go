@@ -143,6 +143,84 @@ func TestDMARC(t *testing.T) {
 	})
 }
 
+// TestUnknown: where a key or an SPF record cannot be looked up that might have had the message pass, nobody knows
+// whether it fails. https://www.rfc-editor.org/rfc/rfc9989#section-5.3.6
+func TestUnknown(t *testing.T) {
+	const (
+		records   = "example.com: p=reject"
+		undecided = "temperror temperror example.com example.com reject -"
+		fails     = "reject fail example.com example.com reject -"
+	)
+	runDMARC(t, []dmarcCase{
+		{"a key", records, "example.com", "", "?example.com", undecided},
+		{"an SPF record", records, "example.com", "?example.com", "", undecided},
+		{"both", records, "example.com", "?example.com", "?example.com", undecided},
+		{"a key below", records, "example.com", "", "?a.example.com", undecided},
+		{"a key above", records, "a.example.com", "", "?example.com",
+			"temperror temperror a.example.com example.com reject -"},
+		{"one of several keys", records, "example.com", "other.test", "other.test ?evil.test ?example.com", undecided},
+		{"in another case", records, "example.com", "?EXAMPLE.com.", "", undecided},
+		{"alignment not known either", records + "\na.example.com: fails", "example.com", "", "?a.example.com",
+			undecided},
+		{"p=quarantine", "example.com: p=quarantine", "example.com", "", "?example.com",
+			"temperror temperror example.com example.com quarantine -"},
+		{"policy not known either", "example.com: p=none; np=reject\na.example.com: existence fails", "a.example.com",
+			"", "?example.com", "temperror temperror a.example.com example.com - -"},
+
+		{"passed otherwise", records, "example.com", "?example.com", "example.com",
+			"accept pass example.com example.com reject dkim"},
+		{"no record", "", "example.com", "?example.com", "?example.com", "norecord none example.com - - -"},
+
+		{"a stranger's key", records, "example.com", "", "?evil.test ?example.com.evil.test ?badexample.com", fails},
+		{"a stranger's SPF record", records, "example.com", "?evil.test", "", fails},
+		{"a stranger whom nobody knows", records + "\nevil.com: fails\nevil.test: fails", "example.com", "?evil.test",
+			"?evil.com", fails},
+		{"another organization below", records + "\nb.example.com: p=none; psd=n", "example.com", "?b.example.com", "",
+			fails},
+		{"strict keys", records + "; adkim=s", "example.com", "", "?a.example.com", fails},
+		{"strict SPF", records + "; aspf=s", "example.com", "?a.example.com", "", fails},
+		{"strict, the very domain", records + "; adkim=s; aspf=s", "example.com", "?example.com", "", undecided},
+		{"strict SPF alone", records + "; aspf=s", "example.com", "?a.example.com", "?a.example.com", undecided},
+		{"what is no domain", records, "example.com", "?(x)", "?(y)", fails},
+		{"two fields", records, "more than one From field: example.com", "?example.com", "?example.com", fails},
+		{"two authors, one of them not known", "a.test: p=quarantine\nb.test: p=reject", "a.test b.test", "", "?b.test",
+			"quarantine fail a.test a.test quarantine -"},
+		{"two authors, p=none not known", "a.test: p=none\nb.test: p=reject", "a.test b.test", "?a.test", "?b.test",
+			"temperror temperror b.test b.test reject -"},
+	})
+}
+
+// TestNamed: an author in a display name alone has mail set aside, and the one in angle brackets has it refused.
+func TestNamed(t *testing.T) {
+	runDMARC(t, []dmarcCase{
+		{"the other is aligned", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "b.test", "",
+			"quarantine fail a.test a.test reject -"},
+		{"neither is", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "", "",
+			"reject fail b.test b.test reject -"},
+		{"the other asks for quarantine", "a.test: p=reject\nb.test: p=quarantine", "~a.test b.test", "", "",
+			"quarantine fail b.test b.test quarantine -"},
+		{"the other asks for nothing", "a.test: p=reject\nb.test: p=none", "~a.test b.test", "", "",
+			"quarantine fail a.test a.test reject -"},
+		{"quarantine", "a.test: p=quarantine", "~a.test b.test", "b.test", "",
+			"quarantine fail a.test a.test quarantine -"},
+		{"none", "a.test: p=none\nb.test: p=none", "~a.test b.test", "b.test", "", "none fail a.test a.test none -"},
+		{"it is aligned, the other not", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "a.test", "",
+			"reject fail b.test b.test reject -"},
+		{"both are", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "a.test", "b.test",
+			"accept pass a.test a.test reject spf"},
+		{"it is not known", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "?a.test", "b.test",
+			"temperror temperror a.test a.test reject -"},
+		{"neither is known", "a.test: p=reject\nb.test: p=reject", "~a.test b.test", "?a.test", "?b.test",
+			"temperror temperror b.test b.test reject -"},
+	})
+	d := &DMARC{Resolver: dmarcCase{records: "a.test: p=reject"}.zone()}
+	author := Author{Domains: []string{"a.test", "b.test"}, Named: []string{"a.test"}}
+	v := d.Begin(t.Context(), author).Evaluate(t.Context(), Identifiers{})
+	if !v.Named || !v.Each[0].Named || v.Each[1].Named || !strings.Contains(v.Reason, "display name") {
+		t.Errorf("%+v", v)
+	}
+}
+
 // TestPSL is the older way to find records and organizational domains.
 func TestPSL(t *testing.T) {
 	const records = "example.co.uk: p=reject; sp=quarantine\nco.uk: p=reject\nb.example.co.uk: p=none; psd=n"
@@ -211,6 +289,13 @@ func TestTrustedSealers(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			d := &DMARC{Resolver: dmarcCase{records: "example.com: p=reject"}.zone(),
 				TrustedSealers: []string{"list.test", "TWO.test"}}
+			// Where nobody knows whether it fails, a sealer counts all the same.
+			v := d.Begin(t.Context(), Author{Domains: []string{"example.com"}}).Evaluate(t.Context(),
+				Identifiers{Seals: test.seals, SPFUnknown: "example.com"})
+			if want := map[bool]Status{true: StatusAccept, false: StatusTempError}[test.by != ""]; v.Status != want ||
+				v.Result != ResultTemperror {
+				t.Errorf("not known: %+v", v)
+			}
 			for _, fault := range []FromFault{"", FromRepeated} {
 				author := Author{Domains: []string{"example.com"}, Fault: fault}
 				v := d.Begin(t.Context(), author).Evaluate(t.Context(), Identifiers{Seals: test.seals})

@@ -33,6 +33,9 @@ type Verdict struct {
 
 	// Domain is the author domain, or with several the one with the worst outcome; "" where there is none.
 	Domain string
+	// Named says that Domain stands in a display name alone. Then Status is at most quarantine, whatever Policy says:
+	// see [Author.Named].
+	Named bool
 	// PolicyDomain is where Record was found, and OrgDomain the organizational domain of Domain, "" where it is not
 	// known.
 	PolicyDomain, OrgDomain string
@@ -87,8 +90,12 @@ func (e *Evaluation) Evaluate(ctx context.Context, ids Identifiers) Verdict {
 func (v Verdict) severity() int {
 	switch {
 	case v.Status == StatusReject:
-		return 7
+		return 9
+	case v.Status == StatusQuarantine && !v.Named:
+		return 8
 	case v.Status == StatusQuarantine:
+		return 7
+	case v.open():
 		return 6
 	case v.Status == StatusTempError:
 		return 5
@@ -104,9 +111,14 @@ func (v Verdict) severity() int {
 	return 0
 }
 
+// open reports whether more might be done about the message if only the DNS told.
+func (v Verdict) open() bool {
+	return v.Status == StatusTempError && v.Policy != PolicyNone && !v.Named
+}
+
 // judge is the verdict for one author domain.
 func (e *Evaluation) judge(a *authorLookup, ids Identifiers) Verdict {
-	v := Verdict{Domain: a.domain}
+	v := Verdict{Domain: a.domain, Named: a.named}
 	select {
 	case <-a.known:
 	default:
@@ -133,16 +145,36 @@ func (e *Evaluation) judge(a *authorLookup, ids Identifiers) Verdict {
 	switch {
 	case best == aligned:
 		v.Status, v.Result = StatusAccept, ResultPass
-	case best == maybeAligned:
-		return v.unknown(nil)
+	case best == maybeAligned || e.undecided(&v, ids):
+		// https://www.rfc-editor.org/rfc/rfc9989#section-5.3.6
+		if d.absentErr != nil {
+			v.Policy = ""
+		}
+		v = v.unknown(nil)
+		e.consultSealers(&v, ids)
 	case d.absentErr != nil:
 		v.Policy = ""
 		return v.unknown(d.absentErr)
 	default:
-		v.Status, v.Result = Status(v.Policy), ResultFail
+		v.fail()
 		e.consultSealers(&v, ids)
 	}
 	return v
+}
+
+// fail makes v the verdict on a message that fails.
+func (v *Verdict) fail() {
+	v.Status, v.Result = Status(v.Policy), ResultFail
+	if !v.Named {
+		return
+	}
+	v.Reason = "in a display name alone"
+	if v.Status == StatusReject {
+		// Some readers show that address, so the domain is not let pass for nothing; but those who write so mean no
+		// harm more often than not, and most readers show the other one.
+		v.Status = StatusQuarantine
+		v.Reason += ": quarantine at most"
+	}
 }
 
 // alignments fills in which methods are aligned. With a faulty From none can be.

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -25,6 +26,10 @@ const (
 type Author struct {
 	// Domains are those of the addresses that could be read, in canonical form and in order, each once, at most 4.
 	Domains []string
+	// Named are those among Domains that stand in a display name alone, without quotes, beside an address in angle
+	// brackets: "joe@customer.example via Helpdesk <desk@example.org>". Programs that answer for others write so. There
+	// are none where there is a Fault: whatever stands in such a field may be what a reader sees.
+	Named []string
 	// Fault, unless empty, says why the message is not one that DMARC is about. Such a message cannot pass: no reader
 	// is sure whom it would show as the author. https://www.rfc-editor.org/rfc/rfc9989#section-4.4
 	Fault FromFault
@@ -41,21 +46,29 @@ const (
 	FromTooLong   FromFault = "From field too long"
 	FromMalformed FromFault = "malformed From field"
 	FromNobody    FromFault = "no address in the From field"
+	FromLiteral   FromFault = "an address literal in the From field"
 	FromNoDomain  FromFault = "no usable domain in the From field"
 	FromTooMany   FromFault = "too many author domains"
 )
 
-// Deceptive reports whether readers may take the field for different authors, or for one that we do not see. It is false
-// for one without any address, as old programs write it, and for none at all.
-func (f FromFault) Deceptive() bool { return f != "" && f != FromMissing && f != FromNobody }
+// Deceptive reports whether readers may take the field for different authors, or for one that we do not see. It is
+// false for no field at all, for one without any address, as bounces and old programs have it, and for the address of a
+// host without a name, as printers have it: nobody's domain is in these.
+func (f FromFault) Deceptive() bool {
+	switch f {
+	case "", FromMissing, FromNobody, FromLiteral:
+		return false
+	}
+	return true
+}
 
 // ParseFrom reads the From fields of a message. It takes the syntax of
 // https://www.rfc-editor.org/rfc/rfc5322#section-3.4 and, of https://www.rfc-editor.org/rfc/rfc5322#section-4.4, what
 // is obsolete (source routes, which count for nothing, blanks and comments about the dots, empty list members), groups
 // (https://www.rfc-editor.org/rfc/rfc6854#section-2), and UTF-8 (https://www.rfc-editor.org/rfc/rfc6532#section-3.2);
 // in display names and local parts it also overlooks mistakes that leave no doubt about the domain. Where a display
-// name has an unquoted address, both domains count, since readers differ in which they show. Encoded words are not
-// decoded: an address is never in one.
+// name has an unquoted address, both domains count, since readers differ in which they show; but see [Author.Named].
+// Encoded words are not decoded: an address is never in one.
 func ParseFrom(headers []arc.Header) Author {
 	var a Author
 	fields := 0
@@ -74,6 +87,9 @@ func ParseFrom(headers []arc.Header) Author {
 	case fields > 1:
 		a.Fault = FromRepeated
 	}
+	if a.Fault != "" {
+		a.Named = nil
+	}
 	return a
 }
 
@@ -87,19 +103,29 @@ func (a *Author) read(value []byte) {
 	s.addresses(a)
 }
 
-// fault keeps the first that is found.
+// fault keeps the first that is found; but one that deceives nobody never hides one that may.
 func (a *Author) fault(f FromFault) {
-	if a.Fault == "" {
+	if a.Fault == "" || !a.Fault.Deceptive() && f.Deceptive() {
 		a.Fault = f
 	}
 }
 
-// addNamed takes the domain of an address that stands, unquoted, where a name belongs. Readers differ in whether they
-// show it. What only looks like an address ("=?utf-8?q?a@b.example?=", "me @home") is none.
-func (a *Author) addNamed(domain string) {
-	if canonical, ok := a.canonical(domain); ok && strings.Contains(canonical, ".") {
-		a.add(canonical)
+// addNamed takes the domains of addresses that stand, unquoted, where a name belongs, and reports whether there are
+// any. Readers differ in whether they show them. What only looks like an address ("=?utf-8?q?a@b.example?=",
+// "me @home") is none.
+func (a *Author) addNamed(domains []string) (any bool) {
+	for _, domain := range domains {
+		canonical, ok := a.canonical(domain)
+		if !ok || !strings.Contains(canonical, ".") {
+			continue
+		}
+		if !slices.Contains(a.Domains, canonical) && !slices.Contains(a.Named, canonical) {
+			a.Named = append(a.Named, canonical)
+		}
+		a.take(canonical)
+		any = true
 	}
+	return any
 }
 
 func (a *Author) addAll(domains []string) {
@@ -108,18 +134,43 @@ func (a *Author) addAll(domains []string) {
 	}
 }
 
-// add takes the domain of an address; "" stands for an address literal.
+// add takes the domain of an address, or what stands there in its place.
 func (a *Author) add(domain string) {
-	domain, ok := a.canonical(domain)
+	canonical, ok := a.canonical(domain)
 	switch {
-	case !ok:
+	case ok:
+		a.take(canonical)
+		a.Named = slices.DeleteFunc(a.Named, func(named string) bool { return named == canonical })
+	case isLiteral(domain):
+		a.fault(FromLiteral)
+	default:
 		a.fault(FromNoDomain)
-	case slices.Contains(a.Domains, domain):
+	}
+}
+
+func (a *Author) take(canonical string) {
+	switch {
+	case slices.Contains(a.Domains, canonical):
 	case len(a.Domains) == maxAuthorDomains:
 		a.fault(FromTooMany)
 	default:
-		a.Domains = append(a.Domains, domain)
+		a.Domains = append(a.Domains, canonical)
 	}
+}
+
+// isLiteral tells the address of a host from other things in square brackets, in which readers may see a domain. What
+// printers and scanners write of IPv6 is often without its tag. https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3
+func isLiteral(s string) bool {
+	const tag = "ipv6:"
+	s, opened := strings.CutPrefix(s, "[")
+	s, closed := strings.CutSuffix(s, "]")
+	s = strings.Trim(s, " ")
+	tagged := len(s) >= len(tag) && strings.EqualFold(s[:len(tag)], tag)
+	if tagged {
+		s = s[len(tag):]
+	}
+	addr, err := netip.ParseAddr(s)
+	return opened && closed && err == nil && addr.Zone() == "" && (!tagged || addr.Is6())
 }
 
 // canonical is CanonicalDomain with a bound for the whole message.

@@ -13,12 +13,14 @@ const (
 
 // addresses reads the whole field into a: mailboxes and groups, empty ones too.
 func (s *fromScanner) addresses(a *Author) {
-	found, group := false, false
+	found, nobody, group := false, false, false
 	for a.Fault != FromTooMany {
 		kind, ended := s.address(a)
 		switch kind {
 		case fromMailbox:
 			found = true
+		case fromNoAddress:
+			nobody = true
 		case fromGroup:
 			if group {
 				a.fault(FromMalformed)
@@ -44,8 +46,11 @@ func (s *fromScanner) addresses(a *Author) {
 			break
 		}
 	}
-	if !found {
+	switch {
+	case !found:
 		a.fault(FromNobody)
+	case nobody:
+		a.fault(FromMalformed) // which of them is shown?
 	}
 }
 
@@ -55,7 +60,8 @@ type fromKind int
 const (
 	fromEmpty fromKind = iota
 	fromMailbox
-	fromGroup // the name of a group and its colon
+	fromNoAddress // angle brackets around a local part alone, or around nothing
+	fromGroup     // the name of a group and its colon
 	fromBroken
 )
 
@@ -89,16 +95,15 @@ func (s *fromScanner) address(a *Author) (kind fromKind, ended int) {
 			}
 			words = fromWords{}
 		case '<':
-			for _, domain := range bare {
-				a.addNamed(domain)
-			}
-			if !s.angle(a) {
+			named := a.addNamed(bare)
+			kind = s.angle(a)
+			if token, _ = s.next(); kind == fromBroken || token != fromEnd && token != ',' && token != ';' {
 				return fromBroken, token
 			}
-			if token, _ = s.next(); token != fromEnd && token != ',' && token != ';' {
-				return fromBroken, token
+			if kind == fromNoAddress && named {
+				a.fault(FromMalformed)
 			}
-			return fromMailbox, token
+			return kind, token
 		case fromAtom, fromQuoted, '.', '[', ']', '\\':
 			words.add(token)
 			loose = loose || kind == fromMailbox
@@ -110,8 +115,9 @@ func (s *fromScanner) address(a *Author) (kind fromKind, ended int) {
 }
 
 // angle reads what follows '<', '>' included: "local@domain", with a source route before it or without.
-func (s *fromScanner) angle(a *Author) bool {
+func (s *fromScanner) angle(a *Author) fromKind {
 	var words fromWords
+	routed := false
 	for first := true; ; first = false {
 		token, _ := s.next()
 		switch token {
@@ -120,19 +126,27 @@ func (s *fromScanner) angle(a *Author) bool {
 		case '@', ',':
 			if first {
 				if !s.route(token) {
-					return false
+					return fromBroken
 				}
+				routed = true
 				continue
 			}
 			domain, ok := s.domain()
 			if token == ',' || !ok {
-				return false
+				return fromBroken
 			}
 			a.add(domain)
-			token, _ = s.next()
-			return token == '>' && words.local()
+			if token, _ = s.next(); token != '>' || !words.local() {
+				return fromBroken
+			}
+			return fromMailbox
+		case '>':
+			if routed {
+				return fromBroken
+			}
+			return fromNoAddress
 		default:
-			return false
+			return fromBroken
 		}
 	}
 }
@@ -156,8 +170,8 @@ func (s *fromScanner) route(token int) bool {
 	}
 }
 
-// domain reads what follows '@', as much of it as is a domain; where it is none, nothing is read. An address literal
-// is the empty domain.
+// domain reads what follows '@', as much of it as is a domain; where it is none, nothing is read. What is in square
+// brackets keeps them.
 func (s *fromScanner) domain() (string, bool) {
 	ahead := *s
 	token, text := ahead.next()
@@ -165,7 +179,12 @@ func (s *fromScanner) domain() (string, bool) {
 	case token == fromAtom:
 		*s = ahead
 		text = append([]byte(nil), text...)
-	case token == '[' && ahead.literal():
+	case token == '[':
+		inside := ahead.rest
+		if !ahead.literal() {
+			return "", false
+		}
+		text = append([]byte{'['}, inside[:len(inside)-len(ahead.rest)]...)
 		*s = ahead
 	default:
 		return "", false

@@ -36,9 +36,24 @@ func TestParseFrom(t *testing.T) {
 		{"six fields", strings.Repeat("From: a@example.com\n", 6), "example.com", FromRepeated},
 		{"no field", "To: a@example.com\nX-From: a@example.com\n", "", FromMissing},
 		{"empty field", "From:\n", "", FromNobody},
-		{"null address", "From: <>\n", "", FromMalformed},
+		{"null address", "From: <>\n", "", FromNobody},
+		{"null address with a name", "From: \"Scanner\" <>\n", "", FromNobody},
+		{"null address of blanks", "From: Scanner < (x) >\n", "", FromNobody},
+		{"postmaster", "From: \"Mail Delivery\" <postmaster>\n", "", FromNobody},
+		{"two nobodies", "From: <>, <joe>\n", "", FromNobody},
+		{"nobody in a group", "From: Us:<joe>;\n", "", FromNobody},
+		{"nobody, by a handle", "From: Joe @home <joe>\n", "", FromNobody},
+		{"nobody, by a quoted address", "From: \"a@bank.test\" <>\n", "", FromNobody},
+		{"nobody, by an address", "From: a@bank.test <>\n", "bank.test", FromMalformed},
+		{"nobody and somebody", "From: <joe>, a@bank.test\n", "bank.test", FromMalformed},
+		{"somebody and nobody", "From: a@bank.test, <>\n", "bank.test", FromMalformed},
+		{"nobody not closed", "From: <joe\n", "", FromMalformed},
+		{"nobody and words", "From: <joe> a@bank.test\n", "", FromMalformed},
+		{"nobody by a route", "From: <@a.test:joe>\n", "", FromMalformed},
+		{"nobody, twice", "From: <>\nFrom: a@bank.test\n", "bank.test", FromRepeated},
+		{"no domain behind the at sign", "From: <joe@>\n", "", FromMalformed},
 		{"only a name", "From: Joe\n", "", FromNobody},
-		{"only a local part", "From: <joe>\n", "", FromMalformed},
+		{"only a local part", "From: <joe>\n", "", FromNobody},
 
 		{"empty group", "From: Nobody:;\n", "", FromNobody},
 		{"group", "From: Us: a@example.com, B <b@example.net> ;\n", "example.com example.net", ""},
@@ -93,10 +108,22 @@ func TestParseFrom(t *testing.T) {
 		{"quoted pair in the domain", "From: a@exam\\ple.com\n", "exam", FromMalformed},
 		{"quoted domain", "From: a@\"example.com\"\n", "", FromMalformed},
 
-		{"address literal", "From: a@[192.0.2.1]\n", "", FromNoDomain},
-		{"IPv6 literal", "From: <a@[IPv6:2001:db8::1]>\n", "", FromNoDomain},
+		{"address literal", "From: a@[192.0.2.1]\n", "", FromLiteral},
+		{"literal of a scanner", "From: \"Scanner\" <scanner@[192.168.1.5]>\n", "", FromLiteral},
+		{"IPv6 literal", "From: <a@[IPv6:2001:db8::1]>\n", "", FromLiteral},
+		{"IPv6 literal without a tag", "From: <a@[2001:db8::1]>\n", "", FromLiteral},
+		{"blanks in the literal", "From: <a@ [ 192.0.2.1 ] >\n", "", FromLiteral},
+		{"literal of the wrong kind", "From: <a@[IPv6:192.0.2.1]>\n", "", FromNoDomain},
+		{"literal with a zone", "From: <a@[IPv6:fe80::1%eth0]>\n", "", FromNoDomain},
+		{"a domain in brackets", "From: <a@[bank.test]>\n", "", FromNoDomain},
+		{"empty brackets", "From: <a@[]>\n", "", FromNoDomain},
+		{"literal and a domain behind", "From: <a@[192.0.2.1].bank.test>\n", "", FromMalformed},
+		{"literal, then worse", "From: a@[192.0.2.1], b@bank.test@c.test\n", "bank.test c.test", FromMalformed},
+		{"literal, then no domain", "From: a@[192.0.2.1], a@[bank.test]\n", "", FromNoDomain},
+		{"literal, by an address", "From: a@bank.test <a@[192.0.2.1]>\n", "bank.test", FromLiteral},
+		{"literal and nobody", "From: a@[192.0.2.1], <joe>\n", "", FromMalformed},
 		{"literal not closed", "From: a@[192.0.2.1\n", "", FromMalformed},
-		{"one of two is a literal", "From: a@example.com, b@[192.0.2.1]\n", "example.com", FromNoDomain},
+		{"one of two is a literal", "From: a@example.com, b@[192.0.2.1]\n", "example.com", FromLiteral},
 		{"one label", "From: root@localhost\n", "localhost", ""},
 		{"underscore", "From: a@my_host.example.com\n", "my_host.example.com", ""},
 		{"U-label", "From: a@B\u00fccher.example\n", "xn--bcher-kva.example", ""},
@@ -131,6 +158,53 @@ func TestParseFrom(t *testing.T) {
 				t.Errorf("got %q, %q; want %q, %q", domains, got.Fault, test.domains, test.fault)
 			}
 		})
+	}
+}
+
+// TestParseFromNamed: whose address stands in a display name alone, beside somebody's that does not.
+func TestParseFromNamed(t *testing.T) {
+	for _, test := range []struct{ from, domains, named string }{
+		{"a@bank.test <b@example.com>", "bank.test example.com", "bank.test"},
+		{"a@Bank.test via Helpdesk <b@example.com>", "bank.test example.com", "bank.test"},
+		{"a@bank.test, or b@two.test <c@example.com>", "bank.test two.test example.com", "two.test"},
+		{"a@bank.test b@two.test <c@example.com>", "bank.test two.test example.com", "bank.test two.test"},
+		{"a@example.com <a@example.com>", "example.com", ""},
+		{"\"a@bank.test\" <b@example.com>", "example.com", ""},
+		{"a@bank.test <b@example.com>, c@bank.test", "bank.test example.com", ""},
+		{"c@bank.test, a@bank.test <b@example.com>", "bank.test example.com", ""},
+		{"a@bank.test <b@example.com>, a@bank.test <c@two.test>", "bank.test example.com two.test", "bank.test"},
+		{"g: a@bank.test <b@example.com>;", "bank.test example.com", "bank.test"},
+		{"me @home <b@example.com>", "example.com", ""},
+
+		// Where something is wrong, whatever stands there may be what is shown.
+		{"a@bank.test <b@example.com> x", "bank.test example.com", ""},
+		{"a@bank.test <b@example.com", "bank.test example.com", ""},
+		{"a@bank.test <>", "bank.test", ""},
+		{"a@bank.test <b@[192.0.2.1]>", "bank.test", ""},
+		{"a@bank.test <b@example.com>, <joe>", "bank.test example.com", ""},
+		{"a@bank.test <b@example.com>\r\nFrom: c@example.com", "bank.test example.com", ""},
+		{"a@a.test b@b.test c@c.test d@d.test <e@example.com>", "a.test b.test c.test d.test", ""},
+	} {
+		headers, err := arc.SplitHeader([]byte("From: " + test.from + "\r\n"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := ParseFrom(headers)
+		if domains, named := strings.Join(a.Domains, " "), strings.Join(a.Named, " "); domains != test.domains ||
+			named != test.named {
+			t.Errorf("%q: got %q, names %q; want %q, %q", test.from, domains, named, test.domains, test.named)
+		}
+	}
+}
+
+func TestDeceptive(t *testing.T) {
+	for fault, want := range map[FromFault]bool{
+		"": false, FromMissing: false, FromNobody: false, FromLiteral: false, FromRepeated: true, FromTooLong: true,
+		FromMalformed: true, FromNoDomain: true, FromTooMany: true, faultyHeader: true,
+	} {
+		if fault.Deceptive() != want {
+			t.Errorf("%q: %v", fault, !want)
+		}
 	}
 }
 
@@ -213,7 +287,7 @@ func FuzzParseFrom(f *testing.F) {
 	for _, seed := range []string{
 		"a@example.com", "Joe <joe@example.com>, \"x@y\"@z", "<@a,@b:c@d>", "g: a@b, c@d;", "a@[192.0.2.1]",
 		"=?utf-8?q?a?= (x(y)) <a . b @ c . d>", "a@b <c@d>", "a@b\u00fccher.example", "\r\n \"\\\"\" @ x.y",
-		"a@b c@d <",
+		"a@b c@d <", "a@b.c via D <d@e.f>", "<>, x@[1.2.3.4]", "a@b.c <d@[IPv6:::1]>",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -222,6 +296,11 @@ func FuzzParseFrom(f *testing.F) {
 		a := ParseFrom([]arc.Header{{Name: "From", Raw: raw}})
 		if len(a.Domains) > maxAuthorDomains || len(a.Domains) == 0 && a.Fault == "" {
 			t.Fatalf("%q: %+v", value, a)
+		}
+		for _, d := range a.Named {
+			if a.Fault != "" || !slices.Contains(a.Domains, d) || len(a.Named) == len(a.Domains) {
+				t.Fatalf("%q: %+v", value, a)
+			}
 		}
 		for _, d := range a.Domains {
 			if again, ok := CanonicalDomain(d); !ok || again != d {

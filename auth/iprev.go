@@ -5,11 +5,18 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
-// maxReverseNames is the number of names of one address that are confirmed. An honest host has one; more is somebody's
-// list. The bound is that of https://www.rfc-editor.org/rfc/rfc7208#section-5.5
-const maxReverseNames = 10
+const (
+	// maxReverseNames is the number of names of one address that are confirmed. An honest host has one or two; more is
+	// somebody's list, and a long one only serves to have us ask. https://www.rfc-editor.org/rfc/rfc8601#section-3
+	// speaks of all names and leaves the bound to us; nothing that is decided here depends on iprev.
+	maxReverseNames = 5
+	// maxReverseAtOnce is the number of names that are asked for at the same time. Mostly the first one is right, and
+	// then nothing else was asked in vain.
+	maxReverseAtOnce = 2
+)
 
 // IPRevResult says whether an address has a name that leads back to it.
 type IPRevResult struct {
@@ -24,8 +31,9 @@ type IPRevResult struct {
 	Reason string
 }
 
-// IPRev looks up the names of ip and the addresses of these, at most 10, all at once. The end of ctx is a temperror.
-// See https://www.rfc-editor.org/rfc/rfc8601#section-3
+// IPRev looks up the names of ip and the addresses of these, of the family of ip alone where r can be asked so: of at
+// most 5, two at a time, up to the first that has ip. The end of ctx is a temperror. See
+// https://www.rfc-editor.org/rfc/rfc8601#section-3
 func IPRev(ctx context.Context, r Resolver, ip netip.Addr) IPRevResult {
 	res := IPRevResult{IP: ip.Unmap().WithZone("")}
 	if !res.IP.IsValid() {
@@ -44,31 +52,18 @@ func IPRev(ctx context.Context, r Resolver, ip netip.Addr) IPRevResult {
 		res.Value, res.Reason = "permerror", "the answer makes no sense"
 		return res
 	}
-	names = names[:min(len(names), maxReverseNames)]
-	answers := make([]chan forward, len(names))
-	for i, name := range names {
-		answers[i] = make(chan forward, 1)
-		ask := func() { answers[i] <- confirm(ctx, r, name, res.IP) }
-		if i < len(names)-1 {
-			go ask()
-		} else { // most addresses have but one
-			ask()
-		}
-	}
 	open := false
-	for _, answer := range answers { // every one is waited for: none is left behind
-		f := <-answer
-		if f.name != "" && res.Name == "" {
-			res.Name = f.name
+	for some := range slices.Chunk(names[:min(len(names), maxReverseNames)], maxReverseAtOnce) {
+		name, unknown := confirmFirst(ctx, r, some, res.IP)
+		if name != "" {
+			res.Value, res.Name, res.Reason = "pass", name, "the name has this address"
+			return res
 		}
-		open = open || f.open
+		open = open || unknown
 	}
-	switch {
-	case res.Name != "":
-		res.Value, res.Reason = "pass", "the name has this address"
-	case open:
+	if open {
 		res.Value, res.Reason = "temperror", dnsNoAnswer
-	default:
+	} else {
 		res.Value, res.Reason = "fail", "no name has this address"
 	}
 	return res
@@ -80,14 +75,51 @@ type forward struct {
 	open bool   // nobody knows
 }
 
+// confirmFirst asks for all names at once and returns the first that has ip. Those behind it are not waited for: their
+// look-ups end with it. open: there is none, but for some name nobody knows.
+func confirmFirst(ctx context.Context, r Resolver, names []string, ip netip.Addr) (name string, open bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	var others sync.WaitGroup
+	defer others.Wait()
+	defer cancel()
+	answers := make([]chan forward, len(names))
+	for i := range names[1:] {
+		answers[i+1] = make(chan forward, 1)
+		others.Go(func() { answers[i+1] <- confirm(ctx, r, names[i+1], ip) })
+	}
+	f := confirm(ctx, r, names[0], ip) // most addresses have but one
+	for _, answer := range answers[1:] {
+		if f.name != "" {
+			break
+		}
+		open = open || f.open
+		f = <-answer
+	}
+	return f.name, open || f.open
+}
+
 func confirm(ctx context.Context, r Resolver, name string, ip netip.Addr) forward {
 	plain, ok := CanonicalDomain(name)
 	if !ok {
 		return forward{} // whoever holds an address may publish any octets as its name
 	}
-	addrs, err := r.LookupIPAddr(ctx, plain)
-	if slices.ContainsFunc(addrs, func(a net.IPAddr) bool { return sameAddr(a.IP, ip) }) {
+	there, err := hasAddr(ctx, r, plain, ip)
+	if there {
 		return forward{name: plain}
 	}
 	return forward{open: dnsTemporary(err)}
+}
+
+// hasAddr reports whether ip is among the addresses of host.
+func hasAddr(ctx context.Context, r Resolver, host string, ip netip.Addr) (bool, error) {
+	if family, ok := r.(FamilyResolver); ok {
+		network := "ip6"
+		if ip.Is4() {
+			network = "ip4"
+		}
+		addrs, err := family.LookupNetIP(ctx, network, host)
+		return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Unmap() == ip }), err
+	}
+	addrs, err := r.LookupIPAddr(ctx, host)
+	return slices.ContainsFunc(addrs, func(a net.IPAddr) bool { return sameAddr(a.IP, ip) }), err
 }

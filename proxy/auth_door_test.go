@@ -148,7 +148,7 @@ func TestAuthEnforcement(t *testing.T) {
 		}, "250 ", false},
 		{"exempt domain", "reject", bankDomain, func(a *AuthConfig) { a.ExemptDomains = []string{authorDomain} }, "250 ", false},
 		{"no author at all", "reject", "", nil, "250 ", false},
-		{"an author without a domain", "reject", "[192.0.2.1]", nil, refused, false},
+		{"an author at an address", "reject", "[192.0.2.1]", nil, "250 ", false},
 		{"two authors", "reject", "x.example>, <b@y.example", nil, "250 ", false},
 		{"an author that cannot be read", "reject", "bank.example@", nil, refused, false},
 	} {

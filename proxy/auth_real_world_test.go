@@ -104,11 +104,13 @@ name = "tree"
 listen = [%[3]q, "[::1]:%[4]d"]
 backend = %[5]q
 auth.authserv_id = %[6]q
+auth.trusted_networks = []
 [[inbound]]
 name = "psl"
 listen = [%[7]q]
 backend = %[5]q
 auth.authserv_id = %[6]q
+auth.trusted_networks = []
 auth.discovery = "psl"
 auth.dmarc_tld_file = %[8]q
 [[inbound]]
@@ -116,6 +118,7 @@ name = "reject"
 listen = [%[9]q]
 backend = %[5]q
 auth.authserv_id = %[6]q
+auth.trusted_networks = []
 auth.enforce = "reject"
 auth.trusted_sealers = ["list.example"]
 [[inbound]]
@@ -123,6 +126,7 @@ name = "quarantine"
 listen = [%[10]q]
 backend = %[5]q
 auth.authserv_id = %[6]q
+auth.trusted_networks = []
 auth.enforce = "quarantine"
 `
 

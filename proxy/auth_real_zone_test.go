@@ -96,6 +96,8 @@ mail.example. TXT "v=spf1 mx -all"
 mail.example. MX 10 mx.good.example.
 long.example. TXT "v=spf1 ip4:127.0" ".0.11" " -all"
 lameinclude.example. TXT "v=spf1 include:lame.example -all"
+_dmarc.lameinclude.example. TXT "v=DMARC1; p=reject"
+lame._domainkey.good.example. CNAME rsa._domainkey.lame.example.
 
 sp.example. TXT "v=spf1 ip4:127.0.0.11 -all"
 _dmarc.sp.example. TXT "v=DMARC1; p=reject; sp=none"

@@ -123,7 +123,7 @@ func TestAuthTrustedSealer(t *testing.T) {
 				if d.Action != auth.ActionAccept || d.Exempt != "sealer sealer.example" {
 					t.Errorf("decided: %+v", d)
 				}
-				if got := receivedTexts(hop)[0]; !strings.Contains(got, "\tdmarc=fail reason=\"overridden: passed before") {
+				if got := receivedTexts(hop)[0]; !strings.Contains(got, "\tdmarc=fail (exempt: sealer sealer.example) reason=\"overridden: passed before") {
 					t.Errorf("the hop has %q", got)
 				}
 				c.talk("QUIT", "221 ")

@@ -138,6 +138,32 @@ func TestAuthDeadline(t *testing.T) {
 	}
 }
 
+// Where that is wanted, mail that the DNS does not tell about is put off, and taken as soon as it does.
+func TestAuthDefers(t *testing.T) {
+	for name, send := range transports {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				hop := w.serve(backendAddr, &refpeer.Server{Keywords: refpeer.Modern()})
+				dns := w.judged(func(in *InboundConfig) { in.Auth.Enforce, in.Auth.OnTemperror = "reject", "defer" })
+				dns.dead = true
+				w.start()
+				c := w.client(inboundAt)
+				c.ask("EHLO client.example", "250")
+				send(c, honestMail, honestText)
+				c.want("451 4.7.0 Slipstream: ")
+				if sum := w.last(); sum.Status != "deferred" || len(hop.Messages()) != 0 {
+					t.Errorf("%s, and %d messages at the backend", sum.Status, len(hop.Messages()))
+				}
+				dns.dead = false
+				send(c, honestMail, honestText)
+				c.want("250 ")
+				c.talk("QUIT", "221 ")
+			})
+		})
+	}
+}
+
 // A key that was there in time still counts when the body takes longer than the deadline.
 func TestAuthSlowBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -24,8 +24,16 @@ type AuthConfig struct {
 	// says so) or "reject" (550 5.7.26). Default: "none".
 	Enforce string `toml:"enforce" oneof:"none quarantine reject"`
 
+	// OnTemperror is what becomes of mail whose policy or authentication the DNS
+	// did not tell, where something is enforced: "accept", or "defer" (451, and
+	// the sender tries again). With "accept", who can keep the DNS of a domain from
+	// answering can send in its name; with "defer", a DNS that is down puts off all
+	// mail. Default: "accept".
+	OnTemperror string `toml:"on_temperror" oneof:"accept defer"`
+
 	// TrustedNetworks are clients that are not judged, and whose fields of our
-	// name stay: the other mail hosts of the house. Default: none.
+	// name stay: this machine, and the other mail hosts of the house.
+	// Default: ["127.0.0.0/8", "::1/128"].
 	TrustedNetworks Prefixes `toml:"trusted_networks"`
 
 	// ExemptNetworks are forwarders and lists whose mail is judged but delivered
@@ -112,7 +120,10 @@ type ReportsConfig struct {
 }
 
 func unsetAuth() AuthConfig {
-	return AuthConfig{Enabled: true, Enforce: "none", Deadline: auth.DefaultDeadline, Discovery: string(auth.TreeWalk)}
+	return AuthConfig{
+		Enabled: true, Enforce: "none", OnTemperror: "accept", TrustedNetworks: loopbackNetworks(),
+		Deadline: auth.DefaultDeadline, Discovery: string(auth.TreeWalk),
+	}
 }
 
 func unsetReports() ReportsConfig { return ReportsConfig{MaxSize: 256 * megabyte} }

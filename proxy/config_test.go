@@ -188,7 +188,7 @@ func TestConfigAllKeys(t *testing.T) {
 			Allow:                     Prefixes{netip.MustParsePrefix("198.51.100.0/24"), netip.MustParsePrefix("2001:db8::/32")},
 			PipeconnectAdvertiseHosts: Prefixes{},
 			Auth: AuthConfig{
-				AuthservID: "auth.example.org", Enforce: "reject", TrustedNetworks: Prefixes{netip.MustParsePrefix("10.1.0.0/16")},
+				AuthservID: "auth.example.org", Enforce: "reject", OnTemperror: "defer", TrustedNetworks: Prefixes{netip.MustParsePrefix("10.1.0.0/16")},
 				ExemptNetworks: Prefixes{netip.MustParsePrefix("10.2.0.0/16")}, ExemptDomains: []string{"list.example"},
 				TrustedSealers: []string{"sealer.example"}, Deadline: 2 * time.Second, Discovery: "psl",
 				DMARCTLDFile: dir + "tlds", DMARCHistoryFile: "/var/dmarc",
@@ -201,7 +201,7 @@ func TestConfigAllKeys(t *testing.T) {
 			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", TLSMinVersion: 0x0303, Allow: everyNetwork(), AddReceived: true, FastOpen: true,
 			PoolSize: 10, PoolMessages: 100, PoolAge: 5 * time.Minute,
 			PipeconnectAdvertiseHosts: everyNetwork(),
-			Auth:                      AuthConfig{Enabled: true, Enforce: "none", Deadline: 5 * time.Second, Discovery: "treewalk"},
+			Auth:                      AuthConfig{Enabled: true, Enforce: "none", OnTemperror: "accept", TrustedNetworks: loopbackNetworks(), Deadline: 5 * time.Second, Discovery: "treewalk"},
 		}},
 		Outbound: []OutboundConfig{{
 			Name: "out", Listen: []string{"127.0.0.1:10526"}, Protocol: "lmtp", Allow: Prefixes{netip.MustParsePrefix("10.0.0.0/8")},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,6 +21,22 @@ type judge struct {
 	checker *auth.Checker
 	trusted Prefixes // clients that are not judged
 	growth  int64    // octets that its fields may take
+
+	warned atomic.Int64 // when it was last told that the DNS does not answer, in seconds
+}
+
+// warnEvery is how often the log tells that the DNS does not answer: for one name server in the world that is down, or
+// for ours.
+const warnEvery = time.Minute
+
+// unanswered tells of a message that could not be judged for want of answers.
+func (j *judge) unanswered(log *zap.Logger, r *auth.Report) {
+	now, last := time.Now().Unix(), j.warned.Load()
+	if now-last < int64(warnEvery/time.Second) || !j.warned.CompareAndSwap(last, now) {
+		return
+	}
+	log.Warn("the DNS did not tell who a message is from; further ones within a minute are not told",
+		zap.String("dmarc_domain", r.DMARC.Domain), zap.String("auth", summed(r.Results)), zap.Bool("auth_late", r.Late))
 }
 
 // What the fields of a judge take, generously: there are five results and a signature or two, of 600 octets in all, and
@@ -50,7 +67,7 @@ func (p *Proxy) newJudge(cfg *Config, door string, conf *AuthConfig) (*judge, er
 			Resolver: names, Discovery: auth.Discovery(conf.Discovery), Suffixes: suffixes, TrustedSealers: conf.TrustedSealers,
 		},
 		Enforcement: auth.Enforcement{
-			Limit: auth.Policy(conf.Enforce), Networks: conf.ExemptNetworks, Domains: conf.ExemptDomains, FaultyFrom: true,
+			Limit: auth.Policy(conf.Enforce), Unknown: auth.Unknown(conf.OnTemperror), Networks: conf.ExemptNetworks, Domains: conf.ExemptDomains, FaultyFrom: true,
 		},
 		Deadline: conf.Deadline,
 		Broke: func(err any) {
@@ -163,7 +180,10 @@ func (t *transaction) examined(ctx context.Context, err error) error {
 	if sealed != nil {
 		t.note(fmt.Errorf("auth: the message is not sealed: %w", sealed))
 	}
-	if d := report.Decision; d.Action == auth.ActionReject {
+	if report.Late || report.DMARC.Status == auth.StatusTempError {
+		t.s.door.auth.unanswered(t.s.door.log, report)
+	}
+	if d := report.Decision; d.Code != 0 {
 		return &rejection{composed(d.Code, d.Enhanced, d.Text)}
 	}
 	return nil

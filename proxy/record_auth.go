@@ -27,10 +27,22 @@ func (r *record) verdict() []zap.Field {
 	if v.Fault != "" {
 		fields = append(fields, zap.String("dmarc_fault", string(v.Fault)))
 	}
-	if d := r.judged.Decision; d.Action != auth.ActionAccept {
-		fields = append(fields, zap.String("auth_action", string(d.Action)))
-	} else if d.Exempt != "" {
-		fields = append(fields, zap.String("auth_exempt", d.Exempt))
+	if v.Reason != "" && v.Reason != string(v.Fault) {
+		fields = append(fields, zap.String("dmarc_reason", v.Reason))
+	}
+	action, would := r.judged.Decision.Action, r.judged.Would
+	if action != auth.ActionAccept {
+		fields = append(fields, zap.String("auth_action", string(action)))
+	}
+	if would.Action != action {
+		fields = append(fields, zap.String("auth_would", string(would.Action)))
+	}
+	if would.Exempt != "" {
+		fields = append(fields, zap.String("auth_exempt", would.Exempt))
+	}
+	if would.Action != auth.ActionAccept || would.Exempt != "" {
+		// The text may be gone: this is what there is to find out why, and what to exempt.
+		fields = append(fields, zap.String("message_id", r.judged.MessageID), zap.String("auth_results", unfolded(r.judged.Results)))
 	}
 	if r.judged.Late {
 		fields = append(fields, zap.Bool("auth_late", true))
@@ -55,4 +67,9 @@ func summed(r auth.Results) string {
 		}
 	}
 	return b.String()
+}
+
+// unfolded is the field that a message got, in one line.
+func unfolded(r auth.Results) string {
+	return strings.NewReplacer("\r\n", "", "\t", " ").Replace(string(r.Payload()))
 }

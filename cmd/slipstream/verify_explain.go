@@ -146,6 +146,9 @@ func (x *explainer) dmarc() {
 	author := x.report.Author
 	x.section("From")
 	x.row("domains", "%s", or(author.Domains))
+	if len(author.Named) > 0 {
+		x.row("as names alone", "%s", or(author.Named))
+	}
 	if author.Fault != "" {
 		x.row("fault", "%s", author.Fault)
 	}
@@ -171,7 +174,7 @@ func (x *explainer) dmarc() {
 // walks writes the walk from the author's domain, and from those that might be aligned with it.
 func (x *explainer) walks(v auth.Verdict) {
 	ids := x.report.Identifiers
-	domains := append([]string{v.Domain, ids.SPF}, ids.DKIM...)
+	domains := slices.Concat([]string{v.Domain, ids.SPF, ids.SPFUnknown}, ids.DKIM, ids.DKIMUnknown)
 	for i, domain := range domains {
 		if domain == "" || slices.Contains(domains[:i], domain) {
 			continue
@@ -240,6 +243,9 @@ func (x *explainer) alignment(v auth.Verdict) {
 	if ids.SPF != "" {
 		spf = ids.SPF + map[bool]string{true: ": aligned", false: ": not aligned"}[v.SPFAligned]
 	}
+	if ids.SPFUnknown != "" {
+		spf = ids.SPFUnknown + ": " + auth.ResultTemperror
+	}
 	x.row("SPF", "%s (%s)", spf, mode[v.Record.ASPF])
 	dkim := "nothing passed"
 	switch {
@@ -248,6 +254,9 @@ func (x *explainer) alignment(v auth.Verdict) {
 	case len(ids.DKIM) > 0:
 		dkim = strings.Join(ids.DKIM, ", ") + ": not aligned"
 	}
+	if len(ids.DKIMUnknown) > 0 {
+		dkim += ", " + strings.Join(ids.DKIMUnknown, ", ") + ": " + auth.ResultTemperror
+	}
 	x.row("DKIM", "%s (%s)", dkim, mode[v.Record.ADKIM])
 }
 
@@ -255,12 +264,20 @@ func (x *explainer) alignment(v auth.Verdict) {
 func (x *explainer) decisions() {
 	x.section("What a door would do")
 	origin := auth.Origin{Client: x.report.Envelope.Client, Identifiers: x.report.Identifiers}
-	for _, limit := range []auth.Policy{auth.PolicyNone, auth.PolicyQuarantine, auth.PolicyReject} {
-		d := auth.Enforcement{Limit: limit}.Decide(x.report.DMARC, origin)
-		does := string(d.Action)
+	does := func(setting string, e auth.Enforcement) {
+		e.FaultyFrom = true
+		d := e.Decide(x.report.DMARC, origin)
+		text := string(d.Action)
 		if d.Code != 0 {
-			does = fmt.Sprintf("%d %s %s", d.Code, d.Enhanced, d.Text)
+			text = fmt.Sprintf("%d %s %s", d.Code, d.Enhanced, d.Text)
 		}
-		fmt.Fprintf(x.out, "  %-24s %s\n", fmt.Sprintf("enforce = %q", limit), printable(does))
+		fmt.Fprintf(x.out, "  %-24s %s\n", setting, printable(text))
+	}
+	for _, limit := range []auth.Policy{auth.PolicyNone, auth.PolicyQuarantine, auth.PolicyReject} {
+		does(fmt.Sprintf("enforce = %q", limit), auth.Enforcement{Limit: limit})
+	}
+	if x.report.DMARC.Status == auth.StatusTempError {
+		does(fmt.Sprintf("on_temperror = %q", auth.UnknownDefer),
+			auth.Enforcement{Limit: auth.PolicyReject, Unknown: auth.UnknownDefer})
 	}
 }
