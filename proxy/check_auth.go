@@ -8,25 +8,29 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"slipstream/auth"
 )
+
+// leastDeadline is about what one question takes that goes half around the world, and a message needs several.
+const leastDeadline = 100 * time.Millisecond
 
 // auth checks what a door needs to find out who its mail is from, as far as nobody has to be asked.
 func (c *check) auth(d *InboundConfig) {
 	const about = "auth"
 	a := &d.Auth
-	switch {
-	case a.Enabled:
-	case a.AggregateReports || a.FailureReports:
-		c.say(Doubtful, about, "%s: off (auth.enabled = false), so there is nothing to report on; "+
-			"switch it on, or reports off", d.Name)
-		return
-	default:
-		c.say(Fine, about, "%s: off (auth.enabled = false)", d.Name)
+	if !a.Enabled {
+		c.notJudging(d)
 		return
 	}
 	c.enforcement(d)
+	c.exemptSuffixes(d)
+	if a.Deadline < leastDeadline {
+		c.say(Doubtful, about, "%s: deadline = %q is less than name servers far away take to answer: honest mail would be "+
+			"judged temperror; leave it at %q, which is waited for only where the DNS is slow", d.Name, a.Deadline,
+			auth.DefaultDeadline)
+	}
 	c.spared(d, "trusted_networks", a.TrustedNetworks, "is not judged, and its forged results in our name stay")
 	if a.Enforce != string(auth.PolicyNone) {
 		c.spared(d, "exempt_networks", a.ExemptNetworks, "is delivered whatever it fails")
@@ -34,6 +38,36 @@ func (c *check) auth(d *InboundConfig) {
 	c.suffixes(d)
 	c.history(d)
 	c.sealingKey(d)
+}
+
+// notJudging says what of a door's configuration has no effect, since it does not ask who its mail is from.
+func (c *check) notJudging(d *InboundConfig) {
+	const about = "auth"
+	a := &d.Auth
+	enforces, reports := a.Enforce != string(auth.PolicyNone), a.AggregateReports || a.FailureReports
+	if enforces {
+		c.say(Doubtful, about, "%s: off (auth.enabled = false), so enforce = %s does nothing; switch it on, or set enforce "+
+			"to %q", d.Name, quoted(a.Enforce), auth.PolicyNone)
+	}
+	if reports {
+		c.say(Doubtful, about, "%s: off (auth.enabled = false), so there is nothing to report on; "+
+			"switch it on, or reports off", d.Name)
+	}
+	if !enforces && !reports {
+		c.say(Fine, about, "%s: off (auth.enabled = false)", d.Name)
+	}
+}
+
+// exemptSuffixes finds names in exempt_domains below which anybody may have a domain.
+func (c *check) exemptSuffixes(d *InboundConfig) {
+	list, _ := loadSuffixes(d.Auth.DMARCTLDFile) // suffixes tells of an error; the list that is built in will do
+	for _, name := range d.Auth.ExemptDomains {
+		domain, ok := auth.CanonicalDomain(name)
+		if ok && list.OrgDomain("x."+domain) == "x."+domain {
+			c.say(Doubtful, "auth", "%s: auth.exempt_domains has %s, a public suffix: whoever registers a name below it is "+
+				"exempt; name the domains of your forwarders and lists", d.Name, quoted(name))
+		}
+	}
 }
 
 // enforcement says in whose name results stand, and what follows from them.

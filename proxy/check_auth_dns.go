@@ -97,11 +97,15 @@ func (c *check) answersTXT(ctx context.Context, names auth.Resolver, deadline ti
 	start := time.Now()
 	_, err := askTXT(ctx, names, deadline, name)
 	took := time.Since(start).Round(time.Millisecond)
+	const remedy = "correct servers in [dns] or the system's resolv.conf"
 	switch {
-	case err != nil:
+	case err != nil && isTimeout(err):
 		c.say(Failed, about, "no answer about TXT records of %s after %v: %v; while that is so, each message waits, "+
-			"up to auth.deadline (%v), and is judged temperror; correct servers in [dns] or the system's resolv.conf",
-			name, took, err, deadline)
+			"up to auth.deadline (%v), and everything is judged temperror; %s", name, took, err, deadline, remedy)
+	case err != nil:
+		// REFUSED, SERVFAIL, nobody at the port: that is heard at once.
+		c.say(Failed, about, "the servers do not tell about TXT records of %s: %v; while that is so, no message waits for "+
+			"them, and everything is judged temperror; %s", name, err, remedy)
 	case took > deadline/2:
 		c.say(Doubtful, about, "the servers took %v to answer about TXT records of %s, and a message needs several such "+
 			"answers within auth.deadline (%v); name a nearer resolver in [dns]", took, name, deadline)
@@ -109,6 +113,12 @@ func (c *check) answersTXT(ctx context.Context, names auth.Resolver, deadline ti
 		c.say(Fine, about, "the servers answer about TXT records of %s, in %v", name, took)
 	}
 	return err == nil
+}
+
+// isTimeout tells a question that nobody answered in time from one that was answered, by whatever.
+func isTimeout(err error) bool {
+	var dnsErr *net.DNSError
+	return errors.As(err, &dnsErr) && dnsErr.IsTimeout || errors.Is(err, context.DeadlineExceeded)
 }
 
 // askTXT asks one question. That there are no such records is an answer; an error means that there was none.

@@ -73,6 +73,22 @@ func TestCheckAuth(t *testing.T) {
 				"exempt_networks"},
 		"reject, but not all": {func(a *AuthConfig) { a.Enforce, a.TrustedSealers = "reject", []string{"lists.example"} },
 			`ok auth inbound: results stand in the name of proxy.example, enforce = "reject"`},
+		"off, enforcing": {func(a *AuthConfig) { a.Enabled, a.Enforce = false, "reject" },
+			`warn auth inbound: off (auth.enabled = false), so enforce = "reject" does nothing; switch it on, or set enforce ` +
+				`to "none"`},
+		"off, enforcing and reporting": {
+			func(a *AuthConfig) { a.Enabled, a.Enforce, a.AggregateReports = false, "quarantine", true },
+			"warn auth inbound: off (auth.enabled = false), so there is nothing to report on; …"},
+		"no time for an answer": {func(a *AuthConfig) { a.Deadline = 99 * time.Millisecond },
+			`warn auth inbound: deadline = "99ms" is less than name servers far away take to answer: honest mail would be ` +
+				`judged temperror; leave it at "5s", which is waited for only where the DNS is slow`},
+		"a public suffix is exempt": {func(a *AuthConfig) { a.ExemptDomains = []string{"lists.example.org", "COM."} },
+			`warn auth inbound: auth.exempt_domains has "COM.", a public suffix: whoever registers a name below it is ` +
+				"exempt; name the domains of your forwarders and lists"},
+		"one of two labels": {func(a *AuthConfig) { a.ExemptDomains = []string{"co.uk"} },
+			`warn auth inbound: auth.exempt_domains has "co.uk", a public suffix: …`},
+		"a name of a private registry": {func(a *AuthConfig) { a.ExemptDomains = []string{"github.io"} },
+			`warn auth …has "github.io", a public suffix: …`},
 		"everyone is trusted": {func(a *AuthConfig) { a.TrustedNetworks = prefixes("10.0.0.0/8", "0.0.0.0/0") },
 			"fail auth inbound: auth.trusted_networks has 0.0.0.0/0, which holds strangers: mail from there is not judged, …; " +
 				"name your own networks"},
@@ -92,6 +108,8 @@ func TestCheckAuth(t *testing.T) {
 		w.judged(func(in *InboundConfig) {
 			in.Auth.TrustedNetworks = prefixes("10.0.0.0/8", "fc00::/7", "203.0.113.1/32")
 			in.Auth.ExemptNetworks = prefixes("::/0") // of no importance without enforcement
+			in.Auth.ExemptDomains = []string{"example.com", "lists.example.co.uk", "somebody.github.io"}
+			in.Auth.Deadline = leastDeadline
 		})
 		for _, l := range w.findings(offline(t)) {
 			if !strings.HasPrefix(l, "ok ") {
@@ -344,12 +362,13 @@ func TestCheckAuthDNS(t *testing.T) {
 				"within auth.deadline (5s); name a nearer resolver in [dns]", 2, 8 * time.Second},
 		"dead": {func(d *slowDNS) { d.dead = true },
 			"fail auth no answer about TXT records of proxy.example after 5s: lookup proxy.example: no answer; while that " +
-				"is so, each " +
-				"message waits, up to auth.deadline (5s), and is judged temperror; correct servers in [dns] or the system's " +
-				"resolv.conf",
+				"is so, each message waits, up to auth.deadline (5s), and everything is judged temperror; correct servers in " +
+				"[dns] or the system's resolv.conf",
 			1, 5 * time.Second},
 		"failing": {func(d *slowDNS) { d.fail["proxy.example"] = true },
-			"fail auth no answer about TXT records of proxy.example after 0s: …server misbehaving…", 1, 0},
+			"fail auth the servers do not tell about TXT records of proxy.example: lookup proxy.example: server misbehaving; " +
+				"while that is so, no message waits for them, and everything is judged temperror; correct servers in [dns] or " +
+				"the system's resolv.conf", 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

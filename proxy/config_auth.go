@@ -79,9 +79,10 @@ type AuthConfig struct {
 	// Default: false.
 	AggregateReports bool `toml:"aggregate_reports"`
 
-	// FailureReports sends domains that ask for it with ruf= a report on each
-	// message that fails, with the header of the message in it
-	// (https://www.rfc-editor.org/rfc/rfc9991): think of your users' privacy.
+	// FailureReports sends domains that ask for it with ruf= reports on single
+	// messages as fo= asks (https://www.rfc-editor.org/rfc/rfc9991): on those that
+	// fail, with fo=1 (or d, s) also on some that pass. The header of the message is
+	// in them: think of your users' privacy.
 	// Default: false.
 	FailureReports bool `toml:"failure_reports"`
 

@@ -67,7 +67,8 @@ func (p *Proxy) newJudge(cfg *Config, door string, conf *AuthConfig) (*judge, er
 			Resolver: names, Discovery: auth.Discovery(conf.Discovery), Suffixes: suffixes, TrustedSealers: conf.TrustedSealers,
 		},
 		Enforcement: auth.Enforcement{
-			Limit: auth.Policy(conf.Enforce), Unknown: auth.Unknown(conf.OnTemperror), Networks: conf.ExemptNetworks, Domains: conf.ExemptDomains, FaultyFrom: true,
+			Limit: auth.Policy(conf.Enforce), Unknown: auth.Unknown(conf.OnTemperror),
+			Networks: conf.ExemptNetworks, Domains: conf.ExemptDomains, FaultyFrom: true,
 		},
 		Deadline: conf.Deadline,
 		Broke: func(err any) {
@@ -121,7 +122,8 @@ func (a *AuthConfig) sealer() (*arc.Sealer, error) {
 	}
 	s := &arc.Sealer{Domain: a.ARCDomain, Selector: a.ARCSelector, Key: key}
 	if err := s.Check(); err != nil {
-		return nil, fmt.Errorf("auth: arc_domain %q, arc_selector %q, arc_key_file %q: %w", a.ARCDomain, a.ARCSelector, a.ARCKeyFile, err)
+		return nil, fmt.Errorf("auth: arc_domain %q, arc_selector %q, arc_key_file %q: %w",
+			a.ARCDomain, a.ARCSelector, a.ARCKeyFile, err)
 	}
 	return s, nil
 }

@@ -8,7 +8,8 @@ import "fmt"
 // up, the certificates of a reload, and connections that are just being ended.
 const (
 	filesPerConnection = 3
-	filesBeside        = 100 + maxPoolTasks
+	filesBeside        = 100 + maxPoolTasks + maxQuestions
+	maxQuestions       = 256 + 1024 // to the DNS, of both resolvers, each with a socket
 )
 
 // A FileLimit compares how many files the system lets us have open with how many

@@ -29,8 +29,8 @@ func TestOpenFilesRaisesTheSoftLimit(t *testing.T) {
 	if got.Has != uint64(before.Max) {
 		t.Errorf("has %d files, want the hard limit %d", got.Has, before.Max)
 	}
-	if got.Needs != 223 {
-		t.Errorf("one connection and 20 idle ones need %d files, want 223", got.Needs)
+	if got.Needs != 1503 {
+		t.Errorf("one connection and 20 idle ones need %d files, want 1503", got.Needs)
 	}
 }
 
@@ -43,13 +43,13 @@ func TestFileLimitSaysWhatToDo(t *testing.T) {
 	}{
 		{"enough", FileLimit{Has: 30700, Needs: 30700, MaxConnections: 10000, MaxIdle: 500}, true,
 			"30700 may be open; max_connections = 10000 and max_idle_connections = 500 need 30700"},
-		{"not enough", FileLimit{Has: 1024, Needs: 30700, MaxConnections: 10000, MaxIdle: 500}, false,
-			"1024 may be open, but max_connections = 10000 and max_idle_connections = 500 need 30700 " +
-				"(3 per connection, 1 for each that is idle, and 200); " +
-				"write LimitNOFILE=30700 in the [Service] section of the unit, or max_connections = 108 in [limits]"},
+		{"not enough", FileLimit{Has: 4096, Needs: 30700, MaxConnections: 10000, MaxIdle: 500}, false,
+			"4096 may be open, but max_connections = 10000 and max_idle_connections = 500 need 30700 " +
+				"(3 per connection, 1 for each that is idle, and 1480); " +
+				"write LimitNOFILE=30700 in the [Service] section of the unit, or max_connections = 705 in [limits]"},
 		{"hopeless", FileLimit{Has: 64, Needs: 213, MaxConnections: 1, MaxIdle: 10}, false,
 			"64 may be open, but max_connections = 1 and max_idle_connections = 10 need 213 " +
-				"(3 per connection, 1 for each that is idle, and 200); " +
+				"(3 per connection, 1 for each that is idle, and 1480); " +
 				"write LimitNOFILE=213 in the [Service] section of the unit"},
 		{"no limit", FileLimit{Needs: 103}, true, "the system sets no limit"},
 	} {
