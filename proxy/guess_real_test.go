@@ -162,7 +162,7 @@ func (g realGuess) check(t *testing.T) {
 		if relearned := conns == 2; ok != relearned || known.PipeConnect() {
 			t.Errorf("%v: the hop is known: %v, %v", style, ok, known)
 		}
-		all := px.transactions()
+		all := px.records(t, sent)
 		if sum := all[len(all)-1]; strings.Contains(sum.Saved.String(), "early") || sum.InDoubt {
 			t.Errorf("%v: the record says %d trips, %q, in doubt %v", style, sum.Trips, sum.Saved, sum.InDoubt)
 		}
@@ -256,7 +256,7 @@ func TestRealEximWithdraws(t *testing.T) {
 				if got, err := in.WaitDelivered(mtatest.Context(t), sent); err != nil || len(got) != sent {
 					t.Fatalf("%v: %d messages arrived, want %d: %v", style, len(got), sent, err)
 				}
-				all := px.transactions()
+				all := px.records(t, sent)
 				if sum := all[len(all)-1]; strings.Contains(sum.Saved.String(), "early") != early {
 					t.Errorf("%v: the record says %d trips, %q", style, sum.Trips, sum.Saved)
 				}

@@ -233,6 +233,13 @@ func (p *realProxy) transactions() []proxy.Summary {
 	return append([]proxy.Summary(nil), p.done...)
 }
 
+// records waits for n transactions: each is recorded a moment after its client and its hop know of it.
+func (p *realProxy) records(t *testing.T, n int) []proxy.Summary {
+	t.Helper()
+	awaitReal(t, "the records of transactions", func() bool { return len(p.transactions()) >= n })
+	return p.transactions()
+}
+
 // realSubmit hands a server a message to send.
 func realSubmit(t *testing.T, in *mta.Instance, raw []byte, to ...string) {
 	t.Helper()

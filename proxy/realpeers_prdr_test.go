@@ -75,7 +75,7 @@ func TestRealPRDR(t *testing.T) {
 			if v := hop.Violations(); len(v) != 0 {
 				t.Error(v)
 			}
-			tx := px.transactions()
+			tx := px.records(t, 1)
 			if len(tx) != 1 || tx[0].Status != "mixed" {
 				t.Errorf("transactions: %+v", tx)
 			}
@@ -146,7 +146,7 @@ func TestRealPRDRAlike(t *testing.T) {
 			if !tt.check(lines["a@b.test"], lines["b@b.test"]) || len(lines) != 2 {
 				t.Errorf("the log says %q", lines)
 			}
-			if tx := px.transactions(); tx[0].Status != tt.status || tx[0].Saved.String() == "" {
+			if tx := px.records(t, 1); tx[0].Status != tt.status || tx[0].Saved.String() == "" {
 				t.Errorf("transactions: %+v", tx)
 			}
 			for _, m := range hop.Messages() {
