@@ -19,6 +19,7 @@ func TestCache(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Files:               []string{"testdata/cache.txtar"},
 		RequireExplicitExec: true,
+		Setup:               scriptSetup,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"remember": s.command},
 	})
 }

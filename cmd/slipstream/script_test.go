@@ -16,6 +16,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// Each command that a test runs would wait for a second at its end, in case the race detector has more to say.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+		panic(err)
+	}
 	testscript.Main(leakless{m}, map[string]func(){"slipstream": main})
 }
 
@@ -37,6 +41,7 @@ func TestScript(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
+		Setup:               scriptSetup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"mta":    scriptMTA,
 			"cert":   scriptCert,
@@ -46,6 +51,12 @@ func TestScript(t *testing.T) {
 			"signal": scriptSignal,
 		},
 	})
+}
+
+// scriptSetup hands on how the race detector is to be.
+func scriptSetup(env *testscript.Env) error {
+	env.Setenv("GORACE", os.Getenv("GORACE"))
+	return nil
 }
 
 // scriptMTA starts a mail server: "mta VARIABLE [modern|old|relay|secure]...". Its

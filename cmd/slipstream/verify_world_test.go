@@ -31,7 +31,7 @@ func TestSealCommand(t *testing.T) { mailScript(t, "testdata/seal.txtar") }
 //	repeat N TEXT FILE          N times TEXT, behind what is in FILE
 func mailScript(t *testing.T, file string) {
 	testscript.Run(t, testscript.Params{
-		Files: []string{file}, RequireExplicitExec: true,
+		Files: []string{file}, RequireExplicitExec: true, Setup: scriptSetup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"dns": func(ts *testscript.TestScript, _ bool, args []string) {
 				zone, err := readMailZone(ts.ReadFile(args[1]))
