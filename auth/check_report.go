@@ -130,7 +130,11 @@ func identifiers(r *Report) Identifiers {
 	}
 	var seals []Seal
 	for _, set := range r.ARC.Sets {
-		seals = append(seals, Seal{Domain: set.Domain, Results: set.Results})
+		seal := Seal{Domain: set.Domain, Results: set.Results}
+		if r.ARC.Unsure && set.MessageDomain != set.Domain {
+			seal.Domain = "" // whose key did not come may be somebody else's
+		}
+		seals = append(seals, seal)
 	}
 	switch {
 	case r.ARC.Value == arc.Pass:

@@ -2,10 +2,14 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"slipstream/auth/arc"
 )
@@ -217,5 +221,50 @@ func TestCheckUnknownSeal(t *testing.T) {
 				t.Errorf("%+v in %s", r.DMARC, field)
 			}
 		})
+	}
+}
+
+// A forger cannot make a clear no a perhaps: not by taking his time over the body, nor by a chain of which one key is
+// his.
+func TestCheckUnknownForged(t *testing.T) {
+	sum := sha256.Sum256([]byte("hi\r\n"))
+	bh := base64.StdEncoding.EncodeToString(sum[:])
+	const text = "From: ceo@example.com\r\n\r\nhi\r\n"
+	set := func(sealer, message string) string {
+		return "ARC-Seal: i=1; a=rsa-sha256; cv=none; d=" + sealer + "; s=nope; b=AAAA\r\n" +
+			"ARC-Message-Signature: i=1; a=rsa-sha256; c=relaxed/relaxed; d=" + message + "; s=s1; h=from;\r\n bh=" + bh +
+			"; b=AAAA\r\n" +
+			"ARC-Authentication-Results: i=1; " + sealer + "; dmarc=pass header.from=example.com\r\n"
+	}
+	signature := "DKIM-Signature: v=1; a=rsa-sha256; c=relaxed/relaxed; d=example.com; s=nope; h=from; bh=" + bh +
+		";\r\n b=AAAA\r\n"
+	for name, message := range map[string]string{
+		"a signature without a key":           signature + text,
+		"a seal without a key":                set("list.example.net", "list.example.net") + text,
+		"a seal over another's message":       set("list.example.net", "evil.example") + text,
+		"another's seal over a known message": set("evil.example", "list.example.net") + text,
+	} {
+		for _, pause := range []time.Duration{0, time.Minute} {
+			synctest.Test(t, func(t *testing.T) {
+				z := checkWorld()
+				z.down = map[string][]string{
+					"s1._domainkey.evil.example": {"TXT"}, "nope._domainkey.evil.example": {"TXT"},
+				}
+				c := &Checker{
+					ID: "mx.example.org", Resolver: z, Enforcement: Enforcement{Limit: PolicyReject},
+					DMARC: &DMARC{Resolver: z, TrustedSealers: []string{"list.example.net"}},
+				}
+				e := checkEnvelope
+				e.Client, e.MailFrom, e.Helo = netip.MustParseAddr("192.0.2.99"), "x@evil.example", "evil.example"
+				k := c.Begin(t.Context(), e)
+				header, body, _ := strings.Cut(message, "\r\n\r\n")
+				k.Header([]byte(header + "\r\n\r\n"))
+				time.Sleep(pause)
+				k.Write([]byte(body))
+				if r := k.Finish(t.Context()); r.Decision.Action != ActionReject {
+					t.Errorf("%s, %v: %+v", name, pause, r)
+				}
+			})
+		}
 	}
 }

@@ -81,11 +81,13 @@ type dkimKey struct {
 	done    chan struct{} // nil: the answer was known
 	records []string
 	err     error
+	late    bool // the look-up was cut short
 }
 
 func (k *dkimKey) look(ctx context.Context, r Resolver) {
 	defer close(k.done)
 	k.records, k.err = r.LookupTXT(ctx, k.name)
+	k.late = k.err != nil && ctx.Err() != nil
 }
 
 func (k *dkimKey) wait() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,6 +68,8 @@ func readDKIM(h arc.Header, now time.Time) *dkimSignature {
 	}
 	s.own = s.own || s.parsed.Length >= 0 // the library takes no l=, not even one that covers the whole body
 	s.asks = s.parsed.Selector + "._domainkey." + s.parsed.Domain
+	// The library would count the signature itself among the fields, https://www.rfc-editor.org/rfc/rfc6376#section-3.7
+	s.own = s.own || slices.ContainsFunc(s.parsed.Headers, func(n string) bool { return strings.EqualFold(n, dkimField) })
 	s.own = s.own || !blanksOnlyB(h)
 	return s
 }
@@ -231,7 +234,7 @@ func blanksOnlyB(h arc.Header) bool {
 // useKey decides what the look-up of the key has to say; what then is still open has its key.
 func (s *dkimSignature) useKey(ctx context.Context, k *dkimKey) {
 	switch {
-	case dnsTemporary(k.err), k.err != nil && ctx.Err() != nil:
+	case dnsTemporary(k.err), k.late:
 		s.decide("temperror", "no answer from the DNS")
 		return
 	case k.err != nil:

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // Limits of what a domain may publish for SPF.
@@ -31,6 +32,9 @@ type spfResolver struct {
 	r    Resolver
 	ip   netip.Addr
 	lost atomic.Bool // a look-up failed for want of an answer
+
+	reverse map[string]bool // names that ip is said to have
+	until   time.Time       // for as long as these may be asked about; zero: nobody has
 
 	validated []string // names of ip that were confirmed
 	asked     bool     // validated is filled in
@@ -129,22 +133,64 @@ func (s *spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, err
 // IPv6 address "exists" wants A and the others AAAA (https://www.rfc-editor.org/rfc/rfc7208#section-5.7), and which of
 // them asks is not known here: both are asked for.
 func (s *spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	if s.reverse[plainName(host)] {
+		ctx, cancel := s.reverseTime(ctx)
+		defer cancel()
+		addrs, err := s.lookupFamily(ctx, host)
+		return addrs, noMatch(err)
+	}
+	addrs, err := s.lookupFamily(ctx, host)
+	return addrs, s.heard(err)
+}
+
+func (s *spfResolver) lookupFamily(ctx context.Context, host string) ([]net.IPAddr, error) {
 	family, ok := s.r.(FamilyResolver)
 	if !ok || !s.ip.Is4() {
-		addrs, err := s.r.LookupIPAddr(ctx, spfName(host))
-		return addrs, s.heard(err)
+		return s.r.LookupIPAddr(ctx, spfName(host))
 	}
 	found, err := family.LookupNetIP(ctx, "ip4", spfName(host))
 	addrs := make([]net.IPAddr, 0, len(found))
 	for _, a := range found {
 		addrs = append(addrs, net.IPAddr{IP: a.AsSlice()})
 	}
-	return addrs, s.heard(err)
+	return addrs, err
 }
 
+// LookupAddr asks for the names of the client, which are the client's own to answer for, as are their addresses. So that
+// silence there does not leave open what a sender's record says, all of it has a time of its own, and no answer means
+// no such name: https://www.rfc-editor.org/rfc/rfc7208#section-5.5
 func (s *spfResolver) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	ctx, cancel := s.reverseTime(ctx)
+	defer cancel()
 	names, err := s.r.LookupAddr(ctx, addr)
-	return names, s.heard(err)
+	if s.reverse == nil {
+		s.reverse = make(map[string]bool, len(names))
+	}
+	for _, name := range names {
+		s.reverse[plainName(name)] = true
+	}
+	return names, noMatch(err)
+}
+
+// maxReverseTime is how long the names of a client may be asked about, all in all.
+const maxReverseTime = time.Second
+
+func (s *spfResolver) reverseTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.until.IsZero() {
+		s.until = time.Now().Add(maxReverseTime)
+	}
+	return context.WithDeadline(ctx, s.until)
+}
+
+// plainName is a name as it is compared.
+func plainName(name string) string { return strings.ToLower(strings.TrimSuffix(spfName(name), ".")) }
+
+// noMatch turns a temporary error into a clear no.
+func noMatch(err error) error {
+	if !dnsTemporary(err) {
+		return err
+	}
+	return &net.DNSError{Err: "no answer in time", IsNotFound: true}
 }
 
 // sameAddr compares addresses, IPv4 ones in whatever form.

@@ -166,7 +166,7 @@ func TestSPFBounds(t *testing.T) {
 // TestSPFDeadline: the end of the context is a temperror, also where the grammar would let an error pass for "no".
 func TestSPFDeadline(t *testing.T) {
 	for _, record := range []string{
-		"v=spf1 -all", "v=spf1 ptr -all", "v=spf1 a -all", "v=spf1 mx -all", "v=spf1 exists:%{p}.x.test -all",
+		"v=spf1 -all", "v=spf1 a -all", "v=spf1 mx -all", "v=spf1 exists:%{p}.x.test -all",
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			z := spfTXT("example.com", record)
@@ -268,7 +268,8 @@ func (z familyZone) LookupNetIP(ctx context.Context, network, host string) ([]ne
 	return list, err
 }
 
-// A client with an IPv4 address is not kept from a result by name servers that fail for AAAA; one with an IPv6 address is.
+// A client with an IPv4 address is not kept from a result by name servers that fail for AAAA; one with an IPv6 address
+// is.
 func TestSPFAsksOneFamily(t *testing.T) {
 	z := &zone{
 		txt: map[string][]string{
@@ -292,6 +293,47 @@ func TestSPFAsksOneFamily(t *testing.T) {
 		got := SPF(t.Context(), familyZone{z}, netip.MustParseAddr(tt.client), "x.example", "a@"+tt.domain)
 		if got.Value != tt.want {
 			t.Errorf("%s from %s: %+v, want %s", tt.domain, tt.client, got, tt.want)
+		}
+	}
+}
+
+// silentReverse is a zone whose client has names, or the names addresses, that nobody tells about.
+type silentReverse struct {
+	*zone
+	names []string // nil: nobody tells these either
+}
+
+func (z silentReverse) LookupAddr(ctx context.Context, addr string) ([]string, error) {
+	if z.names != nil {
+		return z.names, nil
+	}
+	<-ctx.Done()
+	return nil, zoneTimeout(addr)
+}
+
+func (z silentReverse) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
+	if strings.Contains(host, "silent") {
+		<-ctx.Done()
+		return nil, zoneTimeout(host)
+	}
+	return z.zone.LookupIPAddr(ctx, host)
+}
+
+// A client whose own reverse zone is silent does not leave open what a record says about it, nor for long.
+func TestSPFSilentReverse(t *testing.T) {
+	for _, record := range []string{
+		"v=spf1 ptr -all", "v=spf1 exists:%{p}.x.test -all", "v=spf1 ptr:a.test ptr:b.test exists:%{p}.x.test -all",
+	} {
+		for _, names := range [][]string{nil, {"silent1.test.", "silent2.test.", "silent3.test.", "silent4.test."}} {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				begun := time.Now()
+				got := SPF(ctx, silentReverse{spfTXT("example.com", record), names}, spfClient, "x", "a@example.com")
+				if took := time.Since(begun); got.Value != ResultFail || took > maxReverseTime {
+					t.Errorf("%q, names %q: %+v after %v", record, names, got, took)
+				}
+			})
 		}
 	}
 }

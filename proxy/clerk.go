@@ -108,7 +108,7 @@ func (p *Proxy) hire(pl *plan) {
 // hireWait is how long after a failure it is tried again to have what clerks file into.
 const hireWait = 10 * time.Minute
 
-// hireLater gives the doors of a plan their clerks once more, unless another plan comes before that.
+// hireLater equips the clerks of a plan after a while, unless another plan comes before that.
 func (p *Proxy) hireLater(pl *plan) {
 	ctx, cancel := context.WithCancel(p.ending)
 	p.office.retry = cancel
@@ -124,9 +124,32 @@ func (p *Proxy) hireLater(pl *plan) {
 		p.reload.Lock()
 		defer p.reload.Unlock()
 		if ctx.Err() == nil {
-			p.hire(pl)
+			p.equip(pl)
 		}
 	})
+}
+
+// equip gives clerks what they have had to do without.
+func (p *Proxy) equip(pl *plan) {
+	p.office.missing = false
+	for _, d := range pl.doors {
+		old := d.clerk.Load()
+		if old == nil {
+			continue
+		}
+		c, conf := *old, pl.inbound(d)
+		if path := conf.Auth.DMARCHistoryFile; path != "" && c.history == nil {
+			c.history = p.historyAt(path)
+		}
+		if conf.Auth.AggregateReports && c.journal == nil {
+			c.journal = p.journalFor(pl.config)
+			p.startScheduler(pl.config, conf)
+		}
+		d.clerk.Store(&c)
+	}
+	if p.office.missing {
+		p.hireLater(pl)
+	}
 }
 
 // dismiss ends reporters in the background.

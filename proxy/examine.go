@@ -15,16 +15,17 @@ import (
 //
 // The text goes through the spool as any does. Once its header is whole, that is read back and held until the text has
 // ended: a header that never ends takes no memory. Where there is no room for it, it is looked at when the text has
-// ended, which nobody can stretch any more, so that there is room before long.
+// ended, which its sender cannot stretch any more. What is kept while the backend takes the text is the header alone.
 type examination struct {
 	judge *judge
 	room  *headerRoom
 	check *auth.Check
 
 	header []byte
-	give   func() // the memory back; nil: none was taken
-	begun  bool   // check has the header
-	put    bool   // off until the text has ended
+	from   *semaphore.Weighted // what memory was taken from
+	taken  int64
+	begun  bool // check has the header
+	put    bool // off until the text has ended
 }
 
 // A headerRoom is the memory for headers that are looked at, apart from that for texts.
@@ -62,7 +63,7 @@ func (x *examination) read(m *message, body []byte) error {
 				x.put = true
 				return nil
 			}
-			x.give = func() { x.room.held.Release(cost) }
+			x.from, x.taken = x.room.held, cost
 		}
 		if err := x.begin(m, n); err != nil {
 			return err
@@ -98,7 +99,7 @@ func (x *examination) catchUp(ctx context.Context, m *message) error {
 		if err := x.room.ended.Acquire(ctx, cost); err != nil {
 			return &spoolError{"look at the header", errNoHeaderRoom}
 		}
-		x.give = func() { x.room.ended.Release(cost) }
+		x.from, x.taken = x.room.ended, cost
 	}
 	if err := x.begin(m, n); err != nil {
 		return err
@@ -121,6 +122,7 @@ func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (re
 		return nil, nil, err
 	}
 	report = x.check.Finish(ctx)
+	x.keep(int64(len(x.header))) // the pieces are gone
 	kept, removed := auth.StripOwn(x.header, []string{report.Results.ID}, false)
 	fields, sealed := report.Fields(kept)
 	first := kept
@@ -137,8 +139,14 @@ func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (re
 // drop ends the examination, come to its end or not, and gives its memory back.
 func (x *examination) drop() {
 	x.check.Abort()
-	if x.header = nil; x.give != nil {
-		x.give()
-		x.give = nil
+	x.header = nil
+	x.keep(0)
+}
+
+// keep gives the memory back but for so many octets.
+func (x *examination) keep(octets int64) {
+	if back := x.taken - octets; back > 0 {
+		x.from.Release(back)
+		x.taken = octets
 	}
 }

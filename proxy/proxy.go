@@ -180,6 +180,10 @@ func (p *Proxy) apply(ctx context.Context, cfg *Config) error {
 	if err != nil {
 		return err
 	}
+	if p.ending.Err() != nil {
+		closePorts(opened)
+		return errors.New("the service is shutting down")
+	}
 	p.hire(pl)
 	p.mu.Lock()
 	defer p.mu.Unlock()

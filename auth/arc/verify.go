@@ -1,6 +1,7 @@
 package arc
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -225,8 +226,13 @@ func (v *Verifier) decide(value string, err error) {
 // The optional step 5 comes last here, when the rest has passed.
 func (v *Verifier) judge(ctx context.Context) error {
 	top := len(v.chain.sets)
+	var unsure error
 	if err := v.checkMessage(ctx, top); err != nil {
-		return fmt.Errorf("message signature %d: %w", top, err)
+		err = fmt.Errorf("message signature %d: %w", top, err)
+		if !errors.Is(err, errLate) && !errors.Is(err, errNotNow) {
+			return err
+		}
+		unsure = err
 	}
 	digests := v.sealDigests()
 	for i := top; i >= 1; i-- {
@@ -236,8 +242,15 @@ func (v *Verifier) judge(ctx context.Context) error {
 			err = s.verify(digests[i-1], k)
 		}
 		if err != nil {
-			return fmt.Errorf("seal %d: %w", i, err)
+			err = fmt.Errorf("seal %d: %w", i, err)
+			if !errors.Is(err, errLate) && !errors.Is(err, errNotNow) {
+				return err
+			}
+			unsure = cmp.Or(unsure, err)
 		}
+	}
+	if unsure != nil {
+		return unsure
 	}
 	for i := top - 1; i >= 1; i-- {
 		if v.checkMessage(ctx, i) != nil {
