@@ -48,6 +48,7 @@ func TestFullDisk(t *testing.T) {
 			t.Fatal("the disk is never full")
 		}
 	}
+	flush(t, j) // it is counted before it is told
 	lost := seen.take(KindLost)
 	if len(lost) == 0 || !errors.Is(lost[0].Err, syscall.ENOSPC) {
 		t.Errorf("%v", lost)
