@@ -242,11 +242,11 @@ func (p *Proxy) startScheduler(cfg *Config, conf *InboundConfig) {
 	if p.office.journal == nil || p.office.scheduler != nil {
 		return
 	}
-	mailer, err := p.reportMailer(cfg, conf)
+	mailer, destinations, err := p.reporting(cfg, conf)
 	if err == nil {
 		p.office.scheduler, err = aggregate.NewScheduler(p.office.journal, aggregate.SchedulerOptions{
 			Config:       cfg.AggregateConfig(p.version),
-			Destinations: p.destinations(conf),
+			Destinations: destinations,
 			Mailer:       mailer,
 			Observe:      p.aggregated,
 		})
@@ -266,11 +266,11 @@ func (p *Proxy) stopScheduler() {
 
 // reporterFor starts who sends a door's failure reports.
 func (p *Proxy) reporterFor(cfg *Config, conf *InboundConfig) *failure.Reporter {
-	mailer, err := p.reportMailer(cfg, conf)
+	mailer, destinations, err := p.reporting(cfg, conf)
 	var r *failure.Reporter
 	if err == nil {
 		r, err = failure.New(failure.Config{
-			Mailer: mailer, Destinations: p.destinations(conf), Hostname: cfg.Hostname,
+			Mailer: mailer, Destinations: destinations, Hostname: cfg.Hostname,
 			UserAgent: generator(p.version),
 			From:      cmp.Or(conf.Auth.DMARCForensicSender, postmaster(cfg.Hostname)),
 			Observe:   p.told,
@@ -296,11 +296,16 @@ func (c *Config) AggregateConfig(version string) aggregate.Config {
 
 func generator(version string) string { return strings.TrimSpace("Slipstream " + version) }
 
-// reportMailer is how reports on a door's mail leave.
-func (p *Proxy) reportMailer(cfg *Config, conf *InboundConfig) (*Mailer, error) {
+// reporting is how reports on a door's mail leave, and who wants them.
+func (p *Proxy) reporting(cfg *Config, conf *InboundConfig) (*Mailer, auth.Destinations, error) {
+	destinations, err := conf.Auth.Destinations(AuthResolver(p.authDNS))
+	if err != nil {
+		return nil, destinations, err
+	}
 	o := cfg.ReportRelay(conf)
 	o.Resolver, o.Dial, o.IsOwn = p.namesFor(cfg), p.dial, p.isOwn
-	return NewMailer(o)
+	mailer, err := NewMailer(o)
+	return mailer, destinations, err
 }
 
 // ReportRelay is the MTA that reports on a door's mail are handed to: the one that is configured, or the backend.
@@ -317,13 +322,10 @@ func (c *Config) ReportRelay(d *InboundConfig) MailerOptions {
 	return o
 }
 
-// destinations tells who wants reports, by the way in which a door finds policies.
-func (p *Proxy) destinations(conf *InboundConfig) auth.Destinations {
-	d := auth.Destinations{Resolver: AuthResolver(p.authDNS), Discovery: auth.Discovery(conf.Auth.Discovery)}
-	if suffixes, err := loadSuffixes(conf.Auth.DMARCTLDFile); err == nil { // it was read a moment ago
-		d.Suffixes = suffixes
-	}
-	return d
+// Destinations tells who wants reports, by the way in which a door finds policies.
+func (a *AuthConfig) Destinations(names auth.Resolver) (auth.Destinations, error) {
+	suffixes, err := loadSuffixes(a.DMARCTLDFile)
+	return auth.Destinations{Resolver: names, Discovery: auth.Discovery(a.Discovery), Suffixes: suffixes}, err
 }
 
 // closeClerks ends what reports are made of. Nobody files any more.

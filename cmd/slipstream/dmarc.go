@@ -127,24 +127,12 @@ func (c *dmarcReportCmd) source() (reportSource, error) {
 
 // reportDestinations finds organizations as the first door does that reports.
 func reportDestinations(cfg *proxy.Config, names auth.Resolver) (auth.Destinations, error) {
-	d := auth.Destinations{Resolver: names}
 	for _, door := range cfg.Inbound {
-		if !door.Auth.AggregateReports {
-			continue
+		if door.Auth.AggregateReports {
+			return door.Auth.Destinations(names)
 		}
-		d.Discovery = auth.Discovery(door.Auth.Discovery)
-		if door.Auth.DMARCTLDFile == "" {
-			return d, nil
-		}
-		f, err := os.Open(door.Auth.DMARCTLDFile)
-		if err != nil {
-			return d, fmt.Errorf("dmarc_tld_file: %w", err)
-		}
-		defer f.Close() // only read from
-		d.Suffixes, err = auth.ParseSuffixes(f)
-		return d, err
 	}
-	return d, nil
+	return auth.Destinations{Resolver: names}, nil
 }
 
 // A reportPrinter prints reports as they are made.
