@@ -34,7 +34,8 @@ type spfResolver struct {
 	lost atomic.Bool // a look-up failed for want of an answer
 
 	reverse map[string]bool // names that ip is said to have
-	until   time.Time       // for as long as these may be asked about; zero: nobody has
+	named   map[string]bool // names of records: what is silent about them is not the client's doing
+	until   time.Time       // for as long as the former may be asked about; zero: nobody has
 
 	validated []string // names of ip that were confirmed
 	asked     bool     // validated is filled in
@@ -71,6 +72,10 @@ func (s *spfResolver) LookupTXT(ctx context.Context, name string) ([]string, err
 	terms, ok := parseSPFRecord(records[0])
 	if !ok {
 		return nil, &net.DNSError{Err: errSPFSyntax.Error(), Name: name, UnwrapErr: errSPFSyntax}
+	}
+	s.names(name)
+	for _, t := range terms {
+		s.names(t.spec)
 	}
 	return []string{s.rewrite(ctx, terms, name)}, nil
 }
@@ -125,7 +130,18 @@ func (s *spfResolver) name(ctx context.Context, domain string) string {
 
 func (s *spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, error) {
 	mxs, err := s.r.LookupMX(ctx, spfName(name))
+	for _, mx := range mxs {
+		s.names(mx.Host)
+	}
 	return mxs, s.heard(err)
+}
+
+// names notes a name that a record has.
+func (s *spfResolver) names(name string) {
+	if s.named == nil {
+		s.named = make(map[string]bool)
+	}
+	s.named[plainName(name)] = true
 }
 
 // LookupIPAddr asks for what a client of that family needs. For one with an IPv4 address every mechanism wants A records
@@ -133,7 +149,7 @@ func (s *spfResolver) LookupMX(ctx context.Context, name string) ([]*net.MX, err
 // IPv6 address "exists" wants A and the others AAAA (https://www.rfc-editor.org/rfc/rfc7208#section-5.7), and which of
 // them asks is not known here: both are asked for.
 func (s *spfResolver) LookupIPAddr(ctx context.Context, host string) ([]net.IPAddr, error) {
-	if s.reverse[plainName(host)] {
+	if plain := plainName(host); s.reverse[plain] && !s.named[plain] {
 		ctx, cancel := s.reverseTime(ctx)
 		defer cancel()
 		addrs, err := s.lookupFamily(ctx, host)

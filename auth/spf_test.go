@@ -337,3 +337,24 @@ func TestSPFSilentReverse(t *testing.T) {
 		}
 	}
 }
+
+// Silence about a host that a record names is the domain's, though the client be that very host.
+func TestSPFSilentHost(t *testing.T) {
+	for record, want := range map[string]string{
+		"v=spf1 ptr a:silent.test -all": ResultTemperror,
+		"v=spf1 a:silent.test ptr -all": ResultTemperror,
+		"v=spf1 ptr mx -all":            ResultTemperror,
+		"v=spf1 ptr -all":               ResultFail,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			z := spfTXT("example.com", record)
+			z.mx = map[string][]*net.MX{"example.com": {{Host: "silent.test.", Pref: 1}}}
+			got := SPF(ctx, silentReverse{z, []string{"silent.test."}}, spfClient, "x", "a@example.com")
+			if got.Value != want {
+				t.Errorf("%q: %+v, want %s", record, got, want)
+			}
+		})
+	}
+}
