@@ -37,7 +37,7 @@ type pool struct {
 	hops    map[hopKey]*poolHop
 	timer   *time.Timer
 	armed   time.Time // when the timer fires; zero: it does not
-	tasks   map[*peer]struct{}
+	tasks   map[*peer]int
 	busy    map[hopKey]int // tasks, by hop
 	over    sync.Cond      // there are no tasks any more
 	closed  bool
@@ -92,7 +92,7 @@ type kept struct {
 func newPool(max int, m *Metrics) *pool {
 	p := &pool{
 		max: max, metrics: m,
-		shelves: make(map[poolKey]*shelf), hops: make(map[hopKey]*poolHop), tasks: make(map[*peer]struct{}), busy: make(map[hopKey]int),
+		shelves: make(map[poolKey]*shelf), hops: make(map[hopKey]*poolHop), tasks: make(map[*peer]int), busy: make(map[hopKey]int),
 	}
 	p.over.L = &p.mu
 	p.due = ranked[*kept]{
@@ -358,14 +358,16 @@ func (p *pool) task(c *peer, do func()) {
 		c.close()
 		return
 	}
-	p.tasks[c] = struct{}{}
+	p.tasks[c]++
 	p.busy[hop]++
 	p.mu.Unlock()
 	go func() { // close waits for it
 		defer func() {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			delete(p.tasks, c)
+			if p.tasks[c]--; p.tasks[c] == 0 { // one task may have begun the next
+				delete(p.tasks, c)
+			}
 			if p.busy[hop]--; p.busy[hop] == 0 {
 				delete(p.busy, hop)
 			}
