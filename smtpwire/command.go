@@ -16,8 +16,13 @@ type Command struct {
 
 	// Arg is the name that HELO, EHLO and LHLO give, and everything behind
 	// the verb for verbs without a grammar of their own here: NOOP, VRFY,
-	// EXPN, HELP, AUTH, ETRN and XCLIENT.
+	// EXPN, HELP, ETRN, XCLIENT and XFORWARD. With AUTH it is the mechanism,
+	// in upper case.
 	Arg string
+
+	// Initial is the initial response of AUTH, as it came; nil: there is none.
+	// It may hold a password: whoever has used it clears it.
+	Initial []byte
 
 	Path   Path   // of MAIL and RCPT
 	Params Params // of MAIL and RCPT
@@ -56,6 +61,10 @@ func ParseCommand(line []byte) Command {
 		c.Refused = NewReply(500, "5.5.1", "Command "+clip(string(word))+" not recognized")
 		return c
 	}
+	if c.Verb == VerbAuth {
+		c.parseAuth(rest)
+		return c
+	}
 	arg := string(bytes.TrimLeft(rest, " "))
 	if !isText(arg) {
 		c.refuse("5.5.2", "control character or broken UTF-8 in the line")
@@ -80,7 +89,7 @@ func ParseCommand(line []byte) Command {
 		}
 	case VerbNoop, VerbHelp:
 		c.Arg = arg
-	default: // VRFY, EXPN, AUTH, ETRN, XCLIENT
+	default: // VRFY, EXPN, ETRN, XCLIENT, XFORWARD
 		if c.Arg = arg; arg == "" {
 			c.refuse("5.5.4", "an argument is needed")
 		}
@@ -255,6 +264,10 @@ func (c Command) AppendTo(b []byte) []byte {
 		if c.Arg != "" {
 			b = append(b, ' ')
 			b = appendText(b, c.Arg)
+		}
+		if c.Initial != nil {
+			b = append(b, ' ')
+			b = append(b, c.Initial...) // of base64 alone
 		}
 	}
 	return append(b, '\r', '\n')

@@ -77,6 +77,15 @@ var extensions = [...]Extension{
 	// asked: it may always answer once for all.
 	{Keyword: "PRDR", RFC: "draft-hall-prdr", Scope: HopByHop, Needs: "PIPELINING", Mail: []string{"PRDR"},
 		Check: checkNoValue, ours: true},
+	// A login is passed on where a door is meant to, and then the door names the
+	// mechanisms that survive it. AUTH= of a client that has not logged in would
+	// be our word for an identity that nobody checked: the door sees to that.
+	{Keyword: "AUTH", RFC: "4954", Scope: HopByHop, Mail: []string{"AUTH"}, Check: checkAuth, drop: true},
+	// Questions that a door passes on where it is meant to. VRFY is answered
+	// all the same, without being advertised.
+	{Keyword: "VRFY", RFC: "5321", Scope: HopByHop},
+	{Keyword: "EXPN", RFC: "5321", Scope: HopByHop},
+	{Keyword: "ETRN", RFC: "1985", Scope: HopByHop},
 
 	// Belonging to the message.
 	//
@@ -104,22 +113,16 @@ var extensions = [...]Extension{
 	// A binary body may hold bare CR, bare LF and NUL, which never cross.
 	{Keyword: "BINARYMIME", RFC: "3030", Needs: "CHUNKING", Mail: []string{"BODY"}, Check: checkBinary,
 		code: 554, enhanced: "5.6.3"},
-	// Credentials and channel bindings end at the neighbour; AUTH= would be
-	// our word for an identity that we did not check.
-	{Keyword: "AUTH", RFC: "4954", Mail: []string{"AUTH"}, Check: checkAuth, drop: true},
 	// A promise about every hop to come.
 	{Keyword: "REQUIRETLS", RFC: "8689", Mail: []string{"REQUIRETLS"}, Check: checkNoValue, code: 550, enhanced: "5.7.30"},
 	// For the backend leg; what a client says of itself this way is not ours
 	// to believe.
 	{Keyword: "XCLIENT", RFC: "Postfix XCLIENT_README"},
 	{Keyword: "XFORWARD", RFC: "Postfix XFORWARD_README"},
-	// Commands that would have to be relayed with their meaning. VRFY and
-	// HELP are answered all the same, without being advertised.
-	{Keyword: "VRFY", RFC: "5321"},
-	{Keyword: "EXPN", RFC: "5321"},
+	// Commands that would have to be relayed with their meaning. HELP is
+	// answered all the same, without being advertised.
 	{Keyword: "HELP", RFC: "5321"},
 	{Keyword: "TURN", RFC: "821"},
-	{Keyword: "ETRN", RFC: "1985"},
 	{Keyword: "ATRN", RFC: "2645"},
 	{Keyword: "BURL", RFC: "4468"},
 	// Duties of an MTA that a proxy cannot do.

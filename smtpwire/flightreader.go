@@ -9,7 +9,8 @@ import (
 const (
 	// MaxCommandLine is the length of a command line in octets, CRLF
 	// included. 512 are due to everyone, and each extension adds to that for
-	// its parameters (ORCPT alone 500): 2048 holds the sum of all of ours.
+	// its parameters (ORCPT alone 500): 2048 holds the sum of all of ours. AUTH
+	// may have MaxAuthLine.
 	// https://www.rfc-editor.org/rfc/rfc5321#section-4.5.3.1.4
 	MaxCommandLine = 2048
 	// MaxOverlongLine is how much of a line longer than MaxCommandLine is
@@ -84,17 +85,35 @@ func (r *Reader) readCommand() (Command, error) {
 	line, err := r.readLine(MaxCommandLine)
 	switch err {
 	case nil:
-		return lineCommand(line), nil
+		c := lineCommand(line)
+		if c.Verb == VerbAuth {
+			r.wipe()
+		}
+		return c, nil
 	case errLineTooLong:
-		r.skipVerb = lineVerb(r.buf[r.r:r.w])
+		if r.skipVerb = lineVerb(r.buf[r.r:r.w]); r.skipVerb == VerbAuth {
+			return r.readAuth()
+		}
 		return r.skipLine()
 	}
 	return Command{}, err
 }
 
-// skipLine consumes an overlong line through its end. It keeps count in r, so
-// that the rest of the line does not become a command if a deadline interrupts.
+// skipLine is skip, and the answer to the line.
 func (r *Reader) skipLine() (Command, error) {
+	if err := r.skip(); err != nil {
+		return Command{}, err
+	}
+	if r.skipVerb == VerbAuth {
+		r.wipe()
+		return Command{Verb: VerbAuth, Refused: authTooLong()}, nil
+	}
+	return refuseLine(r.skipVerb, "line too long"), nil
+}
+
+// skip consumes an overlong line through its end. It keeps count in r, so that
+// the rest of the line does not become a command if a deadline interrupts.
+func (r *Reader) skip() error {
 	for {
 		b := r.buf[r.r:r.w]
 		end := bytes.IndexByte(b, '\n')
@@ -104,14 +123,14 @@ func (r *Reader) skipLine() (Command, error) {
 		r.r += len(b)
 		r.skipped += len(b)
 		if r.skipped > MaxOverlongLine || r.skipped == MaxOverlongLine && end < 0 {
-			return Command{}, r.fail(ErrFlood)
+			return r.fail(ErrFlood)
 		}
 		if end >= 0 {
 			r.skipped = 0
-			return refuseLine(r.skipVerb, "line too long"), nil
+			return nil
 		}
 		if err := r.fill(false); err != nil {
-			return Command{}, unexpectedEOF(err)
+			return unexpectedEOF(err)
 		}
 	}
 }

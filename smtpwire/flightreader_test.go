@@ -199,8 +199,12 @@ func modelFlight(in []byte) (cmds []Command, err error) {
 		}
 		line := in[:i+1]
 		in = in[i+1:]
-		if len(line) > MaxCommandLine {
-			cmds = append(cmds, refuseLine(lineVerb(line), "line too long"))
+		switch verb := lineVerb(line); {
+		case verb == VerbAuth && len(line) > MaxAuthLine:
+			cmds = append(cmds, Command{Verb: verb, Refused: authTooLong()})
+			continue
+		case verb != VerbAuth && len(line) > MaxCommandLine:
+			cmds = append(cmds, refuseLine(verb, "line too long"))
 			continue
 		}
 		cmds = append(cmds, lineCommand(line))
@@ -234,6 +238,7 @@ func FuzzReadFlight(f *testing.F) {
 		"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n",
 		lineOf(MaxCommandLine) + lineOf(MaxCommandLine+1) + lineOf(lineBuffer+1) + "QUIT\r\n",
 		strings.Repeat("\n", 300),
+		"AUTH PLAIN " + lineOf(MaxCommandLine) + "auth " + lineOf(MaxAuthLine) + "AUTH X =\r\nNOOP\r\n",
 	} {
 		f.Add([]byte(in), []byte{1, 0, 7, 255})
 		f.Add([]byte(in), []byte(nil))

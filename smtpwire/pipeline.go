@@ -253,6 +253,8 @@ func endsGroup(v Verb) bool {
 		return false
 	case VerbEndOfData: // a group may begin with the text of a message
 		return false
+	case VerbXforward: // Postfix says it in one group with MAIL, and takes it so
+		return false
 	}
 	return true
 }

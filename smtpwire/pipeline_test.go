@@ -71,6 +71,25 @@ func TestPipelineUnaskedReply(t *testing.T) {
 	}
 }
 
+// What is forwarded about a client travels with the MAIL that it is about, to who takes groups.
+func TestPipelineXforward(t *testing.T) {
+	for _, tt := range []struct {
+		keywords []string
+		want     int
+	}{{[]string{"PIPELINING", "XFORWARD ADDR"}, 4}, {[]string{"XFORWARD ADDR"}, 1}} {
+		p := NewPipeline(EHLO{}, true)
+		p.Queue(Command{Verb: VerbEhlo, Arg: "me.example"})
+		p.Flight()
+		mustAnswer(t, p, ehloReply("mx.example", tt.keywords...))
+		for _, line := range []string{"RSET", "XFORWARD ADDR=192.0.2.1", "XFORWARD HELO=a", "MAIL FROM:<a@b.example>"} {
+			p.Queue(ParseCommand([]byte(line)))
+		}
+		if f := p.Flight(); len(f) != tt.want {
+			t.Errorf("%q: %d commands left, want %d", tt.keywords, len(f), tt.want)
+		}
+	}
+}
+
 // A Pipeline never leaves more than MaxOutstanding commands unanswered.
 func TestPipelineMaxOutstanding(t *testing.T) {
 	p := NewPipeline(EHLO{}, true)

@@ -96,6 +96,7 @@ func (r *Reader) Poll() (int, error) {
 // session: https://www.rfc-editor.org/rfc/rfc3207#section-4.2.
 func (r *Reader) Discard() int {
 	n := r.Buffered()
+	clear(r.buf[r.r:r.w])
 	r.r, r.w = 0, 0
 	return n
 }

@@ -32,8 +32,17 @@ type Sequence struct {
 	// https://www.rfc-editor.org/rfc/rfc5321#section-4.5.3.1.10
 	MaxRcpts int
 
+	// AuthInTLS says that AUTH is offered inside TLS, so that in clear it hears
+	// what it lacks.
+	AuthInTLS bool
+
+	// Relayed are commands that are carried out though no EHLO may have offered
+	// them, of those that keywords name: EXPN, ETRN. It is only read.
+	Relayed []Verb
+
 	offer   EHLO
 	secured bool
+	authed  bool // by AUTH; only TLS begins anew
 
 	now   order // what our answers made of it
 	ahead order // what it will be if all that passed is accepted
@@ -93,6 +102,7 @@ func (s *Sequence) Check(c Command) (refusal Reply, ok bool) {
 // belongs to EndOfData, which needs no Check before. In LMTP one of the final
 // replies is enough.
 func (s *Sequence) Answered(c Command, r Reply) {
+	s.authed = s.authed || c.Verb == VerbAuth && r.Code == 235
 	switch {
 	case r.Class() == 2, c.Verb == VerbData && r.Code == 354:
 		if c.Verb == VerbHelo {
@@ -117,7 +127,7 @@ func (s *Sequence) Answered(c Command, r Reply) {
 // the offer and the EHLO name among it, and STARTTLS is refused from now on.
 // https://www.rfc-editor.org/rfc/rfc3207#section-4.2
 func (s *Sequence) Secured() {
-	*s = Sequence{LMTP: s.LMTP, MaxRcpts: s.MaxRcpts, secured: true}
+	*s = Sequence{LMTP: s.LMTP, MaxRcpts: s.MaxRcpts, AuthInTLS: s.AuthInTLS, Relayed: s.Relayed, secured: true}
 }
 
 // InMail reports whether a transaction is open: MAIL was accepted, and neither
@@ -163,12 +173,10 @@ func (s *Sequence) judge(c Command) (Reply, bool) {
 		return Reply{}, true
 	case VerbStarttls:
 		return s.judgeStarttls()
+	case VerbAuth:
+		return s.judgeAuth(c)
 	}
-	// AUTH, ETRN, EXPN and XCLIENT are named by the keyword that offers them.
-	if !s.offer.Has(string(c.Verb)) {
-		return NewReply(502, "5.5.1", "command not offered"), false
-	}
-	return Reply{}, true
+	return s.judgeRelayed(c) // ETRN, EXPN, XCLIENT and XFORWARD
 }
 
 // judgeHello refuses the greeting of the other protocol.

@@ -23,6 +23,7 @@ const (
 	VerbAuth     Verb = "AUTH"     // RFC 4954
 	VerbEtrn     Verb = "ETRN"     // RFC 1985
 	VerbXclient  Verb = "XCLIENT"  // Postfix, XCLIENT_README
+	VerbXforward Verb = "XFORWARD" // Postfix, XFORWARD_README
 
 	// VerbEndOfData is a pseudo command of Pipeline: the message text and its
 	// final dot, legal once DATA was answered 354. It is never parsed from a
@@ -81,6 +82,8 @@ func parseVerb(word []byte) Verb {
 		return VerbEtrn
 	case VerbXclient:
 		return VerbXclient
+	case VerbXforward:
+		return VerbXforward
 	}
 	return ""
 }
