@@ -26,3 +26,23 @@ type KV interface {
 	Iterate(prefix []byte, f func(key, value []byte) bool) error
 	Close() error
 }
+
+// What every Batcher takes at once. Of more it may refuse all, with an error.
+const (
+	BatchChanges = 256
+	BatchOctets  = 64 << 10 // of keys and values
+)
+
+// A Change is one of several writes: a value that is to be kept for a time, at least a second; or a key that is to be
+// deleted, with no time.
+type Change struct {
+	Key, Value []byte
+	TTL        time.Duration
+}
+
+// A Batcher is a KV that takes several changes as one: all are made, or none and there is an error. Of a crash, too,
+// nobody sees a part. Of changes to one key the last counts.
+type Batcher interface {
+	KV
+	Apply(changes []Change) error
+}

@@ -84,6 +84,19 @@ func (m *memory) Get(key []byte) ([]byte, error) {
 }
 
 func (m *memory) Set(key, value []byte, ttl time.Duration) error {
+	if err := m.mayKeep(key, value, ttl); err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return ErrClosed
+	}
+	m.set(key, value, ttl)
+	return nil
+}
+
+func (m *memory) mayKeep(key, value []byte, ttl time.Duration) error {
 	switch {
 	case len(key) == 0:
 		return errEmptyKey
@@ -94,11 +107,11 @@ func (m *memory) Set(key, value []byte, ttl time.Duration) error {
 	case ttl < time.Second:
 		return fmt.Errorf("tlsstore: a value cannot be kept for %v, a second is the least", ttl)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.closed {
-		return ErrClosed
-	}
+	return nil
+}
+
+// set is called with the lock held.
+func (m *memory) set(key, value []byte, ttl time.Duration) {
 	if el, ok := m.entries[string(key)]; ok {
 		m.remove(el)
 	}
@@ -106,6 +119,30 @@ func (m *memory) Set(key, value []byte, ttl time.Duration) error {
 	m.entries[e.key] = m.oldest.PushBack(e)
 	for m.octets += e.size(); m.octets > m.limit; {
 		m.remove(m.oldest.Front())
+	}
+}
+
+// Apply implements [Batcher].
+func (m *memory) Apply(changes []Change) error {
+	for _, c := range changes {
+		if c.TTL == 0 && len(c.Key) > 0 {
+			continue
+		}
+		if err := m.mayKeep(c.Key, c.Value, c.TTL); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return ErrClosed
+	}
+	for _, c := range changes {
+		if c.TTL > 0 {
+			m.set(c.Key, c.Value, c.TTL)
+		} else if el, ok := m.entries[string(c.Key)]; ok {
+			m.remove(el)
+		}
 	}
 	return nil
 }

@@ -89,6 +89,21 @@ func Advice(dir string, err error) string {
 	return "see to that"
 }
 
+// PutAside puts a directory aside that [Open] finds sealed with another key or damaged, as [OpenAny] does, but only if
+// nothing was written there since a time: when all that was in it is over. It returns how it is called then; "" if it
+// was left where it is.
+func PutAside(dir string, since time.Time) (as string, err error) {
+	dir = filepath.Clean(dir)
+	last, err := lastWritten(dir)
+	if err != nil || last.After(since) {
+		return "", typed(err)
+	}
+	if err := putAside(dir); err != nil {
+		return "", err
+	}
+	return dir + aside, nil
+}
+
 // putAside renames a directory, and removes what was put aside before. It touches nothing but what is ours, and nothing
 // that another process uses.
 func putAside(dir string) error {

@@ -116,7 +116,7 @@ func check(o Options, found files) error {
 		}
 	}
 	for _, name := range found.wals {
-		if err := checkWAL(filepath.Join(o.Dir, name), keys); err != nil {
+		if err := checkWAL(o, filepath.Join(o.Dir, name), keys); err != nil {
 			return err
 		}
 	}

@@ -97,7 +97,7 @@ func TestTornWAL(t *testing.T) {
 		t.Fatal(err)
 	}
 	path, wal := theFile(t, o, "*.mem")
-	if err := checkWAL(path, keys); err != nil {
+	if err := checkWAL(o, path, keys); err != nil {
 		t.Fatal(err)
 	}
 	_, whole := theFile(t, o, "*.mem")
@@ -119,17 +119,17 @@ func TestTornWAL(t *testing.T) {
 		if err := os.WriteFile(path, append(bytes.Clone(whole), test.tail...), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := checkWAL(path, keys); err != nil {
+		if err := checkWAL(o, path, keys); err != nil {
 			t.Errorf("behind it %s: %v", test.name, err)
 		}
 		if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, whole) {
 			t.Errorf("behind it %s: %d octets are left, want %d; %v", test.name, len(got), len(whole), err)
 		}
 	}
-	if err := os.WriteFile(path, make([]byte, maxWAL+1), 0o600); err != nil {
+	if err := os.WriteFile(path, make([]byte, o.maxWAL()+1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := checkWAL(path, keys); err == nil {
+	if err := checkWAL(o, path, keys); err == nil {
 		t.Error("one was taken that is longer than Badger's")
 	}
 }
@@ -193,7 +193,7 @@ func FuzzWAL(f *testing.F) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := checkWAL(path, keys); err != nil {
+		if err := checkWAL(o, path, keys); err != nil {
 			return
 		}
 		left, err := os.ReadFile(path)
@@ -203,7 +203,7 @@ func FuzzWAL(f *testing.F) {
 		if err != nil || len(left) < walHeader || !bytes.HasPrefix(b, left) {
 			t.Fatalf("%d octets are left of %d, %v", len(left), len(b), err)
 		}
-		if err := checkWAL(path, keys); err != nil {
+		if err := checkWAL(o, path, keys); err != nil {
 			t.Errorf("the second time: %v", err)
 		}
 		if again, err := os.ReadFile(path); err != nil || !bytes.Equal(again, left) {

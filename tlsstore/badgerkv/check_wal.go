@@ -13,15 +13,14 @@ import (
 )
 
 const (
-	walHeader  = 20           // octets: the number of a data key, and an initial vector
-	maxWAL     = 2 * memTable // octets: what Badger makes it. With a longer one its memory table would overflow
+	walHeader  = 20 // octets: the number of a data key, and an initial vector
 	maxWALKey  = 1 << 16
 	maxWALText = MaxValue
 )
 
 // checkWAL goes through a write-ahead log, which is there when the process did not end in order, and cuts off what is
 // behind the last whole record: what was being written then. Badger would take whatever length it reads there for true.
-func checkWAL(path string, keys *badger.KeyRegistry) error {
+func checkWAL(o Options, path string, keys *badger.KeyRegistry) error {
 	name := filepath.Base(path)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -32,8 +31,8 @@ func checkWAL(path string, keys *badger.KeyRegistry) error {
 	if err != nil {
 		return typed(err)
 	}
-	if info.Size() > maxWAL {
-		return corrupt(name, "%d octets, more than %d", info.Size(), maxWAL)
+	if info.Size() > o.maxWAL() {
+		return corrupt(name, "%d octets, more than %d", info.Size(), o.maxWAL())
 	}
 	r := bufio.NewReaderSize(f, 64<<10)
 	var header [walHeader]byte
@@ -62,7 +61,33 @@ func checkWAL(path string, keys *badger.KeyRegistry) error {
 	if end == info.Size() {
 		return nil
 	}
+	if o.Sync {
+		warnTorn(o, f, end)
+	}
 	return typed(f.Truncate(end))
+}
+
+// warnTorn tells of what is cut off, where that matters. Behind the last record there are zeros, unless something was
+// being written, which nobody counts on, or was damaged.
+func warnTorn(o Options, f *os.File, end int64) {
+	if _, err := f.Seek(end, io.SeekStart); err != nil {
+		return // it cannot be read, which Badger will find, too
+	}
+	n := 0
+	for r := bufio.NewReaderSize(f, 64<<10); ; {
+		c, err := r.ReadByte()
+		if err != nil {
+			break
+		}
+		if c != 0 {
+			n++
+		}
+	}
+	if n > 0 {
+		logger{o.Log}.Warningf("the log %s could not be read behind octet %d, and was cut off there: if the process or the "+
+			"machine ended in the middle of a write, that is all that is lost; else the disk has damaged what was written",
+			f.Name(), end)
+	}
 }
 
 var errTorn = errors.New("torn")

@@ -28,6 +28,7 @@ func TestMain(m *testing.M) {
 		"measure":      childMeasure,
 		"measureLarge": childMeasureLarge,
 		"moved":        childMoved,
+		"batches":      childBatches,
 	}
 	if err := roles[role](os.Args[1]); err != nil {
 		fmt.Println("failed:", err)

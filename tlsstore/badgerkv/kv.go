@@ -2,6 +2,7 @@
 //
 // What it keeps is a cache, and must never stand in the way of what it is a cache for: [OpenAny] always returns a KV,
 // and nothing on the disk makes Badger end the process, as it would when left alone with damaged files or a full disk.
+// For what must not be lost there are [Open] and Options.Sync.
 package badgerkv
 
 import (
@@ -192,7 +193,7 @@ func (k *KV) guard(f func() error) error {
 	return err
 }
 
-var errBroken = fmt.Errorf("%w: it broke down before", ErrCorrupt)
+var errBroken = fmt.Errorf("%w: it broke down before, and is looked at anew at the next start", ErrCorrupt)
 
 // fail gives Badger up.
 func (k *KV) fail(err error) {
@@ -225,18 +226,24 @@ func (k *KV) Get(key []byte) ([]byte, error) {
 }
 
 // Set keeps a value for a time, rounded up to whole seconds by the wall clock. What was set is there after the process
-// was killed; a loss of power may take it.
+// was killed; a loss of power may take it, unless Options.Sync says otherwise.
 func (k *KV) Set(key, value []byte, ttl time.Duration) error {
 	switch {
-	case len(key) == 0, len(key) > MaxKey, len(value) > MaxValue:
+	case len(key) == 0, len(key) > MaxKey, len(value) > k.o.maxValue():
 		return fmt.Errorf("%w: a key of %d octets (1 to %d), a value of %d (at most %d)",
-			ErrSize, len(key), MaxKey, len(value), MaxValue)
+			ErrSize, len(key), MaxKey, len(value), k.o.maxValue())
 	case ttl < time.Second:
 		return fmt.Errorf("badgerkv: a value cannot be kept for %v, a second is the least", ttl)
 	}
+	e := newEntry(key, value, ttl)
+	return k.write(len(key)+len(value), true, func(txn *badger.Txn) error { return txn.SetEntry(e) })
+}
+
+// newEntry has a copy of both.
+func newEntry(key, value []byte, ttl time.Duration) *badger.Entry {
 	e := badger.NewEntry(append([]byte{}, key...), append([]byte{}, value...))
 	e.ExpiresAt = uint64(time.Now().Add(ttl + time.Second - 1).Unix())
-	return k.write(len(key)+len(value), true, func(txn *badger.Txn) error { return txn.SetEntry(e) })
+	return e
 }
 
 // Delete removes what is there, if anything.
@@ -264,6 +271,9 @@ func (k *KV) write(n int, grows bool, change func(*badger.Txn) error) error {
 		if err := txn.Commit(); err != nil {
 			k.fail(err)
 			return fmt.Errorf("badgerkv: write: %w", typed(err))
+		}
+		if k.o.Sync {
+			return k.syncDir()
 		}
 		return nil
 	})

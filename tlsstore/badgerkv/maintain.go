@@ -22,7 +22,7 @@ type Stats struct {
 // Maintain keeps the store within its size, and its files closed to others. It is to be called now and then, say every
 // hour, and when [KV.Outgrown] says so; a second call while one is under way does nothing. Over MaxSize, it drops the
 // largest records, the oldest of those of about one size, and has Badger rewrite its tables, which takes seconds and as
-// much of the disk again; where that does not help, it drops all. ErrFull says that the disk is too full to do
+// much of the disk again; where that does not help, it drops all. With Options.Sync it drops nothing. ErrFull says that the disk is too full to do
 // anything.
 //
 // It also removes what was put aside (see [OpenAny]) once nothing in there can be of use any more.
@@ -72,15 +72,12 @@ func removeAside(dir string, now time.Time) (removed bool, err error) {
 	if _, err := list(dir); err != nil {
 		return false, nil // not ours, or not now
 	}
-	entries, err := os.ReadDir(dir)
+	last, err := lastWritten(dir)
 	if err != nil {
 		return false, nil
 	}
-	last := info.ModTime()
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && info.ModTime().After(last) {
-			last = info.ModTime()
-		}
+	if info.ModTime().After(last) {
+		last = info.ModTime()
 	}
 	if now.Sub(last) < asideLife {
 		return false, nil
@@ -94,6 +91,17 @@ func removeAside(dir string, now time.Time) (removed bool, err error) {
 		return false, fmt.Errorf("badgerkv: remove what was put aside: %w", err)
 	}
 	return true, nil
+}
+
+// lastWritten returns when any file of a directory was. When it was looked at shows in the directory alone.
+func lastWritten(dir string) (last time.Time, err error) {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last, err
 }
 
 // shrink makes the store smaller than MaxSize.
@@ -111,7 +119,7 @@ func (k *KV) shrink(ctx context.Context, s *Stats) error {
 	if err := k.use(func(db *badger.DB) error { return db.Flatten(1) }); err != nil {
 		return fmt.Errorf("join tables: %w", err)
 	}
-	if k.Size() <= k.o.MaxSize {
+	if k.Size() <= k.o.MaxSize || k.o.Sync {
 		return nil
 	}
 	s.Emptied = true

@@ -49,6 +49,15 @@ func (k *KV) hasRoom(n int, grows bool) error {
 	return r.size
 }
 
+// Room says whether anything could be set now: there is room on the disk, see [Reserve], and Badger has not broken
+// down. The disk is looked at no more than once a second for that.
+func (k *KV) Room() error {
+	if k.broken.Load() {
+		return errBroken
+	}
+	return k.hasRoom(0, true)
+}
+
 // Outgrown sends when the KV has begun to refuse writes for its own size, so that Maintain is called before its time.
 func (k *KV) Outgrown() <-chan struct{} { return k.outgrown }
 

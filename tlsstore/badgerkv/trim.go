@@ -25,6 +25,9 @@ func (k *KV) trim(ctx context.Context, s *Stats) error {
 		return err
 	}
 	last, before, excess := found.cut(k.o.MaxSize * trimTenths / 10)
+	if k.o.Sync {
+		last, excess = len(found), 0 // nothing but what is over
+	}
 	var doomed [][]byte
 	visit := func(item *badger.Item) {
 		switch class := classOf(item); {

@@ -41,9 +41,17 @@ func testStays(t *testing.T, open func() tlsstore.KV) {
 		}
 	}
 	mustSet(t, kv, "a", "new", life)
+	b, batches := kv.(tlsstore.Batcher)
+	if batches {
+		mustApply(t, b, change("b", "of a batch"), removal("NUL inside"))
+	}
 	mustClose(t, kv)
 	kv = open()
 	want(t, kv, "a", "new")
+	if batches {
+		want(t, kv, "b", "of a batch")
+		wantNone(t, kv, "NUL inside")
+	}
 	mustClose(t, kv)
 }
 

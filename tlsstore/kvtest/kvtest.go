@@ -44,6 +44,9 @@ func Run(t *testing.T, open func(t *testing.T) tlsstore.KV) {
 		{"iterate and change", testIterateChange},
 		{"many", testMany},
 		{"concurrent", testConcurrent},
+		{"batch", testBatch},
+		{"batch, large", testBatchLarge},
+		{"batch, concurrent", testBatchConcurrent},
 		{"close", testClose},
 	}
 	for _, test := range tests {
@@ -160,6 +163,11 @@ func testClose(t *testing.T, kv tlsstore.KV) {
 	}
 	if err := kv.Delete([]byte("key")); err == nil {
 		t.Error("Delete of a closed KV: no error")
+	}
+	if b, ok := kv.(tlsstore.Batcher); ok {
+		if err := b.Apply([]tlsstore.Change{change("key", "value")}); err == nil {
+			t.Error("Apply to a closed KV: no error")
+		}
 	}
 	err := kv.Iterate(nil, func(key, value []byte) bool { t.Error("a closed KV shows what it has"); return true })
 	if err == nil {
