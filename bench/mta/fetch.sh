@@ -30,10 +30,11 @@ nsd nsd
 unbound unbound
 pyspf python3-spf python3-dnspython python3-authres
 rspamd rspamd
+nft nftables libnftables1 libnftnl11 libmnl0 libxtables12 libjansson4
 xml libxml2-utils'
 
 # Those that an archive may lack without the others being given up.
-optional='opensmtpd sendmail gnutls nginx chromium dkimpy opendmarc opendkim mariadb nsd unbound pyspf rspamd xml'
+optional='opensmtpd sendmail gnutls nginx chromium dkimpy opendmarc opendkim mariadb nsd unbound pyspf rspamd nft xml'
 
 without() {
 	echo "peers: $1; tests against real MTAs will be skipped"

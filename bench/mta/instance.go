@@ -146,8 +146,11 @@ func (in *Instance) Submit(ctx context.Context, from string, to []string, raw []
 // Flush makes the server try its whole queue at once.
 func (in *Instance) Flush(ctx context.Context) error {
 	command := []string{"/usr/sbin/postqueue", "-f"}
-	if in.kind == Exim {
+	switch in.kind {
+	case Exim:
 		command = []string{"/usr/sbin/exim4", "-qf"}
+	case OpenSMTPD:
+		command = []string{"/usr/sbin/smtpctl", "schedule", "all"}
 	}
 	out, err := in.Run(ctx, nil, command...)
 	if err != nil {

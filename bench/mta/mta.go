@@ -30,7 +30,7 @@ const (
 	Exim    Kind = "exim"
 	Postfix Kind = "postfix"
 
-	OpenSMTPD Kind = "opensmtpd" // only receives, in clear and for everybody; not one of Kinds
+	OpenSMTPD Kind = "opensmtpd" // in clear, and relays for everybody; not one of Kinds
 )
 
 // Kinds returns every kind that can do everything, for tests that want each.
@@ -75,7 +75,7 @@ type Config struct {
 	ImplicitTLS bool   // TLS on connect instead of STARTTLS
 
 	XCLIENT []string // networks whose XCLIENT is believed; Postfix only
-	Proxy   []string // networks that must begin with a PROXY header, version 1 or 2; Postfix demands it of everybody
+	Proxy   []string // networks that must begin with a PROXY header, version 1 or 2; Postfix and OpenSMTPD (2 alone) demand it of everybody
 	// Postscreen is what postscreen(8), in front of the server, does with a client that talks before its greeting: ignore,
 	// enforce or drop. Empty: there is none. Postfix only.
 	Postscreen string
@@ -123,8 +123,8 @@ func (c Config) withDefaults(kind Kind) (Config, error) {
 	if kind == Exim && len(c.XCLIENT) > 0 {
 		return c, errors.New("mta: Debian's Exim has no XCLIENT")
 	}
-	if kind == OpenSMTPD && (c.Via != "" || len(c.Cert)+len(c.Refusals)+len(c.XCLIENT)+len(c.Proxy)+len(c.Without)+len(c.Extra) > 0) {
-		return c, errors.New("mta: OpenSMTPD only receives here")
+	if kind == OpenSMTPD && (len(c.Cert)+len(c.Refusals)+len(c.XCLIENT)+len(c.Without)+len(c.Extra) > 0 || c.ClientTLS != TLSNone) {
+		return c, errors.New("mta: OpenSMTPD speaks in clear here, and takes mail from and for everybody")
 	}
 	if kind != Postfix && c.Postscreen != "" {
 		return c, fmt.Errorf("mta: %s has no postscreen", kind)
