@@ -18,11 +18,15 @@ func (c *caller) hello(p *peer, id identity) error {
 	return err
 }
 
+// personal tells whether a connection says who the client is, so that it is for
+// that client alone.
+func (c *caller) personal() bool { return c.announce != announceNone && c.announce != announceForward }
+
 // called is the name to say in EHLO. A backend that is told who the client is
 // hears the client's name as well: its HELO rules, and SPF for bounces, judge
 // the two together.
 func (c *caller) called(id identity) string {
-	if c.announce == announceNone || id.helo == "" {
+	if !c.personal() || id.helo == "" {
 		return c.hostname
 	}
 	return id.helo

@@ -12,6 +12,7 @@ import (
 // What a command of an envelope is, where it is not about a recipient.
 const (
 	askReset = -1 - iota
+	askForward
 	askMail
 	askData
 	askText
@@ -41,6 +42,7 @@ func (l *leg) fitted(e envelope, p *peer, offered smtpwire.EHLO, first bool, ref
 		if p.open {
 			a.add(smtpwire.Command{Verb: smtpwire.VerbRset}, askReset)
 		}
+		l.forward(&a, offered)
 		a.add(c, askMail)
 	}
 	room := roomAt(offered, l.accepted)
@@ -56,7 +58,7 @@ func (l *leg) fitted(e envelope, p *peer, offered smtpwire.EHLO, first bool, ref
 		a.add(c, i)
 	}
 	switch {
-	case first && len(a.cmds) > 1 && l.ridesAlong(p, offered, e.text):
+	case first && a.anybody() && l.ridesAlong(p, offered, e.text):
 		a.add(smtpwire.Command{Verb: smtpwire.VerbBdat, Size: e.text.size(), Last: true}, askText)
 	case e.data && offered.Has("PIPELINING") && !offered.Has("CHUNKING"):
 		// Without CHUNKING the text costs a trip more unless DATA rides along.
@@ -65,7 +67,7 @@ func (l *leg) fitted(e envelope, p *peer, offered smtpwire.EHLO, first bool, ref
 	return a
 }
 
-// speak says [RSET MAIL] RCPT… [DATA, or BDAT and the text] in as few flights as
+// speak says [RSET XFORWARD MAIL] RCPT… [DATA, or BDAT and the text] in as few flights as
 // the hop allows.
 func (l *leg) speak(p *peer, e envelope, first bool) error {
 	p.textOut = false
@@ -76,6 +78,7 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 		}
 	}
 	a := l.fitted(e, p, p.pipe.EHLO(), first, func(what int, r smtpwire.Reply) {
+		r = l.tx.s.door.attribution.meant(r, p)
 		if what == askMail {
 			l.answerMail(e, r)
 			return
@@ -103,11 +106,13 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 	err := p.do(duringEnvelope, p.times.PeerCommand, a.cmds, func(i int, r smtpwire.Reply) {
 		switch what := a.what[i]; {
 		case what == askReset && r.Class() != 2:
-			refusedReset = &peerError{hop: p.label, during: "resetting the transaction", said: r}
+			refusedReset = p.unwilling("resetting the transaction", r)
 			if r.Code == 421 { // so far that is the answer to all
 				l.mail = r
 			}
 		case what == askReset:
+		case what == askForward:
+			l.heardForward(r)
 		case what == askMail:
 			l.answerMail(e, r)
 		case what == askData:
@@ -205,6 +210,11 @@ func (l *leg) stillFits(e envelope, p *peer, was asked, actual smtpwire.EHLO) er
 }
 
 func (a asked) has(what int) bool { return slices.Contains(a.what, what) }
+
+// anybody tells whether there is a recipient to ask about.
+func (a asked) anybody() bool {
+	return slices.ContainsFunc(a.what, func(what int) bool { return what >= 0 })
+}
 
 // lacksSomething tells whether a hop did not offer, when it was last heard, what
 // the sender or a recipient asks for. Of no account are the parameters that

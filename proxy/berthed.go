@@ -31,7 +31,7 @@ func (b *berthed) Close() error {
 // pools tells whether connections are kept for whoever comes next. Those on which
 // a backend was told who the client is are for that client's session alone.
 func (c *caller) pools() bool {
-	return c.pool != nil && c.warm.idle > 0 && c.announce == announceNone
+	return c.pool != nil && c.warm.idle > 0 && !c.personal()
 }
 
 // warmKey is what a connection is kept under.
@@ -48,7 +48,7 @@ func (c *caller) connect(ctx context.Context, key poolKey, hop string, dial func
 		}
 		return &berthed{Conn: conn}, nil
 	}
-	p, place, err := c.pool.enter(ctx, key, hop, c.warm)
+	p, place, err := c.enter(ctx, key, hop)
 	if err != nil {
 		return nil, err
 	}

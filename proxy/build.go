@@ -27,8 +27,11 @@ type plan struct {
 type plannedPort struct {
 	addr     string
 	implicit bool // TLS comes first
-	door     *door
-	inbound  *InboundConfig // nil for outbound doors
+
+	transparent bool // connections to any address are brought there
+
+	door    *door
+	inbound *InboundConfig // nil for outbound doors
 }
 
 // plan builds the doors of a configuration. It opens nothing.
@@ -44,10 +47,10 @@ func (p *Proxy) plan(cfg *Config) (*plan, error) {
 		d.spools = spools
 		pl.doors = append(pl.doors, d)
 		for _, addr := range conf.Listen {
-			pl.ports = append(pl.ports, plannedPort{addr, false, d, conf})
+			pl.ports = append(pl.ports, plannedPort{addr, false, conf.Transparent, d, conf})
 		}
 		for _, addr := range conf.ListenTLS {
-			pl.ports = append(pl.ports, plannedPort{addr, true, d, conf})
+			pl.ports = append(pl.ports, plannedPort{addr, true, conf.Transparent, d, conf})
 		}
 	}
 	for i := range cfg.Outbound {
@@ -59,7 +62,7 @@ func (p *Proxy) plan(cfg *Config) (*plan, error) {
 		d.spools = spools
 		pl.doors = append(pl.doors, d)
 		for _, addr := range conf.Listen {
-			pl.ports = append(pl.ports, plannedPort{addr, false, d, nil})
+			pl.ports = append(pl.ports, plannedPort{addr, false, conf.tproxied(), d, nil})
 		}
 	}
 	return pl, nil
@@ -70,7 +73,7 @@ func (p *Proxy) newDoor(cfg *Config, name string, minTLS TLSVersion, roots autho
 	return &door{
 		name: name, hostname: cfg.Hostname,
 		limits: &cfg.Limits, times: &cfg.Timeouts,
-		log: p.log, metrics: p.metrics, gate: p.gate, wires: p.wires, dns: p.dns, done: p.done,
+		log: p.log, metrics: p.metrics, gate: p.gate, wires: p.wires, tap: p.tap, dns: p.dns, done: p.done,
 		caller: &caller{
 			hostname: cfg.Hostname, dial: p.dial, dialFast: p.fast, times: &cfg.Timeouts,
 			roots: roots.pool, minTLS: uint16(minTLS), announce: announceNone, wires: p.wires, isOwn: p.isOwn,
@@ -92,8 +95,12 @@ func (p *Proxy) inboundDoor(cfg *Config, conf *InboundConfig) (*door, error) {
 	d := p.newDoor(cfg, conf.Name, tls12, roots)
 	d.inbound, d.static = true, true
 	d.addReceived, d.allow, d.proxied = conf.AddReceived, conf.Allow, conf.ProxyProtocolFrom
-	d.early = conf.PipeconnectAdvertiseHosts
+	d.early, d.relays = conf.PipeconnectAdvertiseHosts, conf.passes()
 	d.caller.announce, d.caller.warm = conf.ClientAddress, conf.poolLimits()
+	d.transparent = conf.Transparent
+	if d.caller.spoofs() {
+		d.caller.dial, d.caller.dialFast = p.dialAs, nil
+	}
 	if err := d.useCertificate(conf.TLSCert, conf.TLSKey, conf.TLSMinVersion); err != nil {
 		return nil, err
 	}
@@ -121,6 +128,9 @@ func (p *Proxy) outboundDoor(cfg *Config, conf *OutboundConfig) (*door, error) {
 	}
 	d := p.newDoor(cfg, conf.Name, conf.TLSMinVersion, roots)
 	d.lmtp = conf.Protocol == "lmtp"
+	d.attribution = attribution(conf.ReplyAttribution)
+	d.split, d.once, d.flights = conf.Split, p.once, p.flights
+	d.pace, d.health = conf.ReplyPace, p.healthFor(conf)
 	d.addReceived, d.allow = conf.AddReceived, conf.Allow
 	d.caller.sources, d.caller.warm = conf.SourceAddress, conf.poolLimits()
 	d.caller.memory.resume = conf.Resume
@@ -157,6 +167,9 @@ func (p *Proxy) outboundDoor(cfg *Config, conf *OutboundConfig) (*door, error) {
 		mx.AllowAddr = func(netip.Addr) bool { return true }
 	}
 	d.router = mx
+	if conf.Route == routeOriginal {
+		d.intercepts = p.newInterceptor(conf, level)
+	}
 	d.promised = smtpwire.NewEHLO(cfg.Hostname)
 	for _, keyword := range conf.Offer {
 		d.promised = d.promised.With(smtpwire.Param{Name: keyword})

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"slipstream/proxy/intercept"
 	"slipstream/smtpwire"
 )
 
@@ -41,6 +42,12 @@ type CheckOptions struct {
 	Offline  bool     // nobody is connected to and nothing is looked up
 	Now      time.Time
 
+	// Run runs nft, to see whether the rules for intercepted connections are in
+	// force; nil: that is not looked at. Tracks tells whether the kernel tracks
+	// connections; nil: it is asked.
+	Run    intercept.Runner
+	Tracks func() bool
+
 	// Dial and Listen are as in [Options].
 	Dial   DialFunc
 	Listen func(ctx context.Context, addr string) (net.Listener, error)
@@ -56,7 +63,10 @@ func Check(ctx context.Context, cfg *Config, o CheckOptions, report func(Finding
 	c := &check{cfg: cfg, CheckOptions: o, report: report}
 	c.user()
 	c.files()
+	c.capability()
+	c.intercepted(ctx)
 	c.spool()
+	c.tap()
 	for i := range cfg.Inbound {
 		d := &cfg.Inbound[i]
 		c.certificate(d.Name, d.TLSCert, d.TLSKey)
@@ -194,9 +204,11 @@ func listOf[T fmt.Stringer](values []T) string {
 
 // needsNames tells whether a door cannot work without the DNS.
 func (c *check) needsNames() bool {
-	return slices.ContainsFunc(c.cfg.Outbound, func(d OutboundConfig) bool { return d.Route == "mx" || needsName(d.Relay) }) ||
+	return slices.ContainsFunc(c.cfg.Outbound, func(d OutboundConfig) bool {
+		return d.Route == routeMX || d.Route == routeOriginal && d.TLS == "verify" || needsName(d.Relay)
+	}) ||
 		slices.ContainsFunc(c.cfg.Inbound, func(d InboundConfig) bool {
-			return needsName(d.Backend) || d.ClientAddress == announceXclient || d.Auth.Enabled
+			return needsName(d.Backend) || namesClients(d.ClientAddress) || d.Auth.Enabled
 		})
 }
 
@@ -218,6 +230,9 @@ func (c *check) hops(ctx context.Context) {
 		conf.Auth.Enabled = false          // likewise
 		d, err := p.inboundDoor(c.cfg, &conf)
 		c.hop(ctx, d, &conf, "backend", conf.Backend, err)
+		if err == nil {
+			c.spoof(ctx, &conf, d)
+		}
 	}
 	for _, conf := range c.cfg.Outbound {
 		if conf.Relay.IsZero() {
@@ -246,6 +261,9 @@ func (c *check) hop(ctx context.Context, d *door, conf *InboundConfig, about str
 		c.say(Failed, about, "%s: %v%s", d.name, err, hopAdvice(err, about))
 	default:
 		c.say(Fine, about, "%s: %s answers, %s%s", d.name, to, offers(d.next()), relaying(d, conf))
+		if why := d.relays.missing(d.next()); why != "" {
+			c.say(Doubtful, about, "%s: relay_auth is set, but nobody can log in: %s", d.name, why)
+		}
 	}
 }
 

@@ -32,6 +32,9 @@ func (h holder) ours() bool {
 		filepath.Base(strings.TrimSuffix(h.exe, " (deleted)")) == filepath.Base(self)
 }
 
+// passesOn tells whether it is systemd, which holds ports for the services of socket units.
+func (h holder) passesOn() bool { return h.pid == 1 && h.name == "systemd" }
+
 // maxProcNet bounds how much of the kernel's list of sockets is looked at.
 const maxProcNet = 1 << 16 // lines
 

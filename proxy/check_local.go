@@ -170,6 +170,9 @@ func (c *check) holder(ctx context.Context, addr string) (who string, ours bool)
 		return "another process", false
 	}
 	if h, ok := listenerOf(os.DirFS("/"), a); ok {
+		if h.passesOn() {
+			return h.String() + ", which passes it to the service of its socket unit", true
+		}
 		return h.String(), h.ours()
 	}
 	if greeting := c.greeting(ctx, a); greeting != "" {

@@ -11,6 +11,7 @@ import (
 
 // command answers everything but MAIL and RCPT.
 func (s *session) command(ctx context.Context, c smtpwire.Command) {
+	defer clear(c.Initial) // it may be a password
 	if c.Verb == smtpwire.VerbBdat {
 		s.bdat(ctx, c)
 		return
@@ -33,9 +34,16 @@ func (s *session) command(ctx context.Context, c smtpwire.Command) {
 	case smtpwire.VerbData:
 		s.data(ctx, c)
 	case smtpwire.VerbQuit:
+		s.awaitHeard(quitWait)
 		s.reply(c, smtpwire.NewReply(221, "2.0.0", s.door.hostname+" bye"))
 		s.over, s.polite = true, true
+	case smtpwire.VerbAuth:
+		s.login(ctx, c)
 	default:
+		if s.passesOn(c) {
+			s.passOn(ctx, c)
+			return
+		}
 		s.small(c)
 	}
 }
@@ -65,6 +73,8 @@ func (s *session) small(c smtpwire.Command) {
 		s.reply(c, smtpwire.NewReply(252, "2.5.2", "send some mail, it will be tried"))
 	case smtpwire.VerbHelp:
 		s.reply(c, smtpwire.NewReply(214, "2.0.0", "see RFC 5321"))
+	case smtpwire.VerbExpn, smtpwire.VerbEtrn:
+		s.reply(c, s.notNow(c))
 	default:
 		s.refuse(c, smtpwire.NewReply(502, "5.5.1", "command not implemented: "+string(c.Verb)))
 	}
@@ -78,12 +88,17 @@ func (s *session) reply(c smtpwire.Command, r smtpwire.Reply) {
 // hello answers EHLO, LHLO and HELO at once, from what we can do and what is
 // known of the next hop. A transaction that was open is over (RFC 5321 §4.1.4).
 func (s *session) hello(c smtpwire.Command) {
+	if refused, yes := s.comesBack(); yes {
+		s.reply(c, refused)
+		s.over = true
+		return
+	}
 	if s.tx != nil {
 		s.tx.abort("the client greeted again")
 	}
 	s.mailed = false
 	s.client.helo, s.client.esmtp = c.Arg, c.Verb != smtpwire.VerbHelo
-	o := &offer{ours: smtpwire.NewEHLO(s.door.hostname)}
+	o := &offer{ours: smtpwire.NewEHLO(s.hostname())}
 	licence := o.ours
 	if s.client.esmtp {
 		o = s.door.offer(s.client.addr.Addr(), s.client.tls != nil)
@@ -93,7 +108,7 @@ func (s *session) hello(c smtpwire.Command) {
 		}
 	}
 	s.seq.Offered(licence)
-	s.reply(c, o.ours.Reply())
+	s.reply(c, s.named(o.ours).Reply())
 }
 
 // startTLS secures the connection. Whatever the client sent behind the command

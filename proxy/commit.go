@@ -12,6 +12,12 @@ import (
 // commit sends the message and keeps the outcome. end is when the final reply
 // must be there.
 func (l *leg) commit(ctx context.Context, m *message, end time.Time) {
+	if l.narrowed {
+		if l.err = l.anew(ctx, end); l.err != nil {
+			l.outcome = outcome{err: l.err}
+			return
+		}
+	}
 	if !l.sent && (l.dataSaid.Code == 0 || l.ready) && !l.peer.quiet() {
 		// The hop has not waited for a client that took its time. Nothing of the
 		// text was said to it, so it may be asked again (P2).
@@ -45,8 +51,8 @@ func (l *leg) commit(ctx context.Context, m *message, end time.Time) {
 func (l *leg) text(m *message, n int, end time.Time) outcome {
 	if l.mustConvert(l.peer.pipe.EHLO(), m) {
 		l.abandon()
-		return outcome{replies: repeat(composed(554, "5.6.3",
-			"the next hop takes 7-bit text only, and this message is not"), n)}
+		refused := composed(554, "5.6.3", "the next hop takes 7-bit text only, and this message is not")
+		return outcome{replies: repeat(l.tx.s.door.attribution.meant(refused, l.peer), n)}
 	}
 	ready := l.ready
 	l.ready = false
@@ -59,13 +65,21 @@ var errOtherMind = errors.New("the connection was lost, and asked again the next
 
 // again asks a new connection for all that the old one had accepted.
 func (l *leg) again(ctx context.Context, end time.Time) error {
+	l.tx.note(l.peer.fail("receiving the message from the client", errors.New("it did not wait")))
+	return l.anew(ctx, end)
+}
+
+// anew asks a new connection for those who are to have the message.
+func (l *leg) anew(ctx context.Context, end time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
-	l.tx.note(l.peer.fail("receiving the message from the client", errors.New("it did not wait")))
 	l.tx.s.mu.Lock() // legs are committed side by side
 	l.tx.rec.done(l.peer)
 	l.tx.s.mu.Unlock()
-	l.peer.close()
+	l.abandon() // where it waits for a text, QUIT would be one
+	if !l.tx.s.own.holds(l.peer) || l.peer.broken {
+		l.peer.leave()
+	}
 	want := l.accepted
 	l.peer, l.begun, l.gone, l.accepted = nil, false, false, nil
 	e := envelope{release: func() bool { return false }, forget: func() bool { return true }}

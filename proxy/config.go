@@ -26,7 +26,8 @@ type Config struct {
 	Hostname string `toml:"hostname"`
 
 	// StateDir is the directory for what the service may remember over a
-	// restart. It need not exist, and nothing breaks when it is lost.
+	// restart. It need not exist. Nothing breaks when it is lost, but for
+	// duplicates of messages that wait in an outbound MTA's queue: see Once.
 	// Default: "/var/lib/slipstream".
 	StateDir string `toml:"state_dir"`
 
@@ -44,6 +45,8 @@ type Config struct {
 	Limits   LimitsConfig   `toml:"limits"`
 	Timeouts TimeoutsConfig `toml:"timeouts"`
 	Reports  ReportsConfig  `toml:"reports"`
+	Once     OnceConfig     `toml:"once"`
+	Tap      TapConfig      `toml:"tap"`
 
 	// Inbound and Outbound are the doors, [[inbound]] and [[outbound]] in the
 	// file. At least one must be there.
@@ -142,6 +145,45 @@ type TicketsConfig struct {
 	NotFor []string `toml:"not_for"`
 }
 
+// OnceConfig says what is remembered about recipients that share a message and
+// had different outcomes, or whose outcome the MTA may not have heard, so that
+// its next attempt sends nothing twice. It lies in the directory once of
+// StateDir, which should survive restarts.
+type OnceConfig struct {
+	// Enabled switches this memory on. Without it split = "fanout" does what
+	// "452" does. Default: true.
+	Enabled bool `toml:"enabled"`
+
+	// Keep is how long an outcome is remembered that no attempt has asked for: as
+	// long as the MTA keeps trying. Default: "120h", five days.
+	Keep time.Duration `toml:"keep" min:"1h" max:"720h"`
+
+	// MaxRecipients is how many outcomes are held. Where there are that many,
+	// "fanout" does what "452" does until some are over. Default: 100000.
+	MaxRecipients int `toml:"max_recipients" max:"10000000"`
+}
+
+// TapConfig has a copy of each message that was delivered, or may have been, and
+// of its envelope, written for other programs. It is never waited for: what there is no room or time for is left out,
+// and counted.
+type TapConfig struct {
+	// Dir is where the copies go: for each message a file NAME.eml, and beside it
+	// NAME.json with the envelope, which is there last. Who reads them removes
+	// them. The directory is not made for you. Default "": nowhere.
+	Dir string `toml:"dir"`
+
+	// Doors are the names of the doors whose messages are copied. Default: empty,
+	// all doors.
+	Doors []string `toml:"doors"`
+
+	// MaxSize is what all files in that directory together may take, in blocks of
+	// 4 KiB. What does not fit is left out. Default: "1GB".
+	MaxSize Size `toml:"max_size" min:"1MB" max:"1TB"`
+
+	// Sync has each copy on the disk before it appears. Default: false.
+	Sync bool `toml:"sync"`
+}
+
 // LimitsConfig bounds what clients can make us spend. There is no "unlimited":
 // every limit is at least 1.
 type LimitsConfig struct {
@@ -158,6 +200,12 @@ type LimitsConfig struct {
 	// nobody uses them, over all doors. Where there are more, the longest idle
 	// to the destination that has most is ended. Default: 500.
 	MaxIdleConnections int `toml:"max_idle_connections" max:"1000000"`
+
+	// MaxHopConnections is how many connections to next hops may be open at once,
+	// over all doors, idle ones included; whoever needs another waits for its turn,
+	// at most timeouts.setup. Default: 0, what the descriptors that the system lets
+	// us have leave beside the clients.
+	MaxHopConnections int `toml:"max_hop_connections" min:"0" max:"1000000"`
 
 	// MaxMessageSize is the largest message text in octets, offered as SIZE
 	// (https://www.rfc-editor.org/rfc/rfc1870#section-4) unless the next hop
@@ -310,10 +358,30 @@ type InboundConfig struct {
 	// backend must refuse. No message is sent. Default: "relay-probe@example.com".
 	RelayProbeTo string `toml:"relay_probe_to"`
 
+	// Transparent has the kernel hand us connections to any address, which rules of
+	// nftables bring here (TPROXY, see "slipstream intercept"): so the MTA keeps
+	// its public address and port. It needs CAP_NET_RAW, or a socket of systemd's
+	// with Transparent=yes. Default: false.
+	Transparent bool `toml:"transparent"`
+
 	// ClientAddress is how the backend learns the client's address: "none",
-	// "xclient" (Postfix), "proxy-v1" or "proxy-v2" (HAProxy's header).
+	// "xclient" or "xforward" (Postfix; the latter for its log alone, so that
+	// connections can be pooled), "proxy-v1" or "proxy-v2" (HAProxy's header), or
+	// "spoof", which connects from the client's own address, for backends that know
+	// none of these; it needs CAP_NET_RAW and rules ("slipstream intercept").
 	// Default: "none".
-	ClientAddress string `toml:"client_address" oneof:"none xclient proxy-v1 proxy-v2"`
+	ClientAddress string `toml:"client_address" oneof:"none xclient xforward proxy-v1 proxy-v2 spoof"`
+
+	// RelayAuth lets clients log in at the backend through us: what it offers by
+	// AUTH is offered inside TLS, but for mechanisms that are tied to the
+	// connection. A session that logged in has its own connection to the backend
+	// and is not asked who its mail is from. Default: false.
+	RelayAuth bool `toml:"relay_auth"`
+
+	// RelayCommands are commands besides those of mail that are passed to the
+	// backend: "VRFY", "EXPN", "ETRN". Default: none; VRFY is then answered 252,
+	// the others 502.
+	RelayCommands []string `toml:"relay_commands" oneof:"VRFY EXPN ETRN"`
 
 	// PoolIdle is how long a connection to the backend is kept for the next
 	// client; "0s" keeps none beyond a session. What an MTA holds against a
@@ -407,9 +475,56 @@ type OutboundConfig struct {
 	TLSKey  string `toml:"tls_key"`
 
 	// Route is "mx", to ask the DNS for each recipient's mail hosts
-	// (https://www.rfc-editor.org/rfc/rfc5321#section-5.1). Default: "mx"; "" when
-	// Relay is set, which takes its place.
-	Route string `toml:"route" oneof:"mx"`
+	// (https://www.rfc-editor.org/rfc/rfc5321#section-5.1), or "original", to go
+	// where the MTA meant to go: rules of nftables bring its connections to us
+	// (see "slipstream intercept"). Default: "mx"; "" when Relay is set, which
+	// takes its place.
+	Route string `toml:"route" oneof:"mx original"`
+
+	// Intercept is how connections come with Route "original": "redirect", for an
+	// MTA on this machine, or "tproxy", for those that we are the router of; that
+	// needs CAP_NET_RAW, or a socket of systemd's with Transparent=yes.
+	// Default: "redirect".
+	Intercept string `toml:"intercept" oneof:"redirect tproxy"`
+
+	// InterceptNetworks are the destinations that are served with Route
+	// "original"; connections to others are not redirected, and refused where
+	// they come all the same. Default: ["0.0.0.0/0", "::/0"], everywhere.
+	InterceptNetworks Prefixes `toml:"intercept_networks"`
+
+	// MTARequiresTLS offers the MTA STARTTLS with our certificate, with Route
+	// "original", where it will not send in clear. Default: false, it hears
+	// nothing of STARTTLS, and the way to the peer is our care.
+	MTARequiresTLS bool `toml:"mta_requires_tls"`
+
+	// Split is what becomes of one transaction's recipients at several
+	// destinations, on an SMTP door: "fanout" sends to all of them at once, and
+	// remembers what became of each where they differ, so that the MTA's next
+	// attempt doubles nothing; "452" has the MTA send a transaction to each
+	// destination; "single" has it send one to each recipient. Default: "fanout".
+	Split string `toml:"split" oneof:"fanout 452 single"`
+
+	// DestinationFailures is after how many failures in a row to reach any host of
+	// a destination its mail is refused at once, with 451 and the time of the next
+	// attempt; 0 is never. Default: 3.
+	DestinationFailures int `toml:"destination_failures" min:"0" max:"1000"`
+
+	// DestinationPause is how long that lasts at first; it doubles with every
+	// failure, up to half an hour. Default: "1m".
+	DestinationPause time.Duration `toml:"destination_pause" max:"30m"`
+
+	// ReplyPace is the time between the final replies to an LMTP client, each of
+	// which has a segment of its own, for clients that take two in one read for
+	// too much. Default: "auto": for OpenSMTPD, which is known by the Received field
+	// of its mail, until it has read the one before, or 0.1 s where that cannot be
+	// seen; none for others.
+	ReplyPace Pace `toml:"reply_pace"`
+
+	// ReplyAttribution is what is added to the words of a hop that refuses, for
+	// the MTA to put into its bounce: "off" nothing, "host" the name and address
+	// of the hop, "full" the version of TLS too and, where the connection was the
+	// trouble, what the hop had greeted with. Code and enhanced code stay as they are. Default: "host".
+	ReplyAttribution string `toml:"reply_attribution" oneof:"off host full"`
 
 	// Relay is the one host that all mail goes to: "host:port",
 	// "smtps://host:port" (TLS before the greeting) or "lmtp://host:port".
@@ -509,8 +624,9 @@ type OutboundConfig struct {
 	//   - SMTPUTF8: a transaction that uses it is refused with 550 5.6.7
 	//     (https://www.rfc-editor.org/rfc/rfc6531#section-3.5); needs 8BITMIME;
 	//   - CHUNKING: the MTA may send its text behind the envelope, which saves a
-	//     trip; but Exim 4.96 then puts the rest of a message for several domains
-	//     off until its next queue run, where it would else send it at once;
+	//     trip; but where split is "452", Exim 4.96 then puts the rest of a message
+	//     for several domains off until its next queue run, where it would else
+	//     send it at once;
 	//   - DSN: the parameters are dropped, and no "relayed" notice
 	//     (https://www.rfc-editor.org/rfc/rfc3461#section-5.2.2) is made, so a
 	//     sender who asked for one may hear nothing.

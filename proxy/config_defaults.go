@@ -50,6 +50,8 @@ func DefaultConfig() *Config {
 			Quit:          time.Second,
 		},
 		Reports: unsetReports(),
+		Once:    OnceConfig{Enabled: true, Keep: 5 * 24 * time.Hour, MaxRecipients: 100000},
+		Tap:     TapConfig{MaxSize: gigabyte},
 	}
 }
 
@@ -118,6 +120,14 @@ func unsetOutbound() OutboundConfig {
 		LateVerdict:      true,
 		ConnectAhead:     true,
 		PostQuantum:      true,
+
+		Intercept:           interceptRedirect,
+		InterceptNetworks:   everyNetwork(),
+		Split:               splitFanout,
+		DestinationFailures: 3,
+		DestinationPause:    time.Minute,
+		ReplyPace:           PaceAuto,
+		ReplyAttribution:    attributionHost,
 	}
 }
 

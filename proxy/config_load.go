@@ -75,7 +75,7 @@ func (c *Config) complete(dir string) {
 		c.StateDir = DefaultConfig().StateDir
 	}
 	resolve(&c.StateDir, &c.SpoolDir, &c.Store.KeyFile, &c.Tickets.SecretFile)
-	resolve(&c.Reports.Dir, &c.Reports.Relay.Path)
+	resolve(&c.Reports.Dir, &c.Reports.Relay.Path, &c.Tap.Dir)
 	if path, ok := strings.CutPrefix(c.Admin.Listen, "unix:"); ok && path != "" {
 		resolve(&path)
 		c.Admin.Listen = "unix:" + path

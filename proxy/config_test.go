@@ -165,7 +165,7 @@ func TestConfigAllKeys(t *testing.T) {
 		Store:   StoreConfig{MaxSize: 64e6, KeyFile: dir + "store.key", LoadBalanced: []string{"*.lb.example", "mx.example"}},
 		Tickets: TicketsConfig{SecretFile: "/etc/tickets", NotFor: []string{}},
 		Limits: LimitsConfig{
-			MaxConnections: 1, MaxConnectionsPerClient: 2, MaxIdleConnections: 12, MaxMessageSize: 3 << 20, MaxRecipients: 4, MaxHeaderSize: 5,
+			MaxConnections: 1, MaxConnectionsPerClient: 2, MaxIdleConnections: 12, MaxHopConnections: 13, MaxMessageSize: 3 << 20, MaxRecipients: 4, MaxHeaderSize: 5,
 			SpoolMemoryPerMessage: 6000, SpoolMemory: 7e6, MaxBadCommands: 8, MaxTransactions: 9, MaxReceived: 10,
 			ShutdownTimeout: 11 * time.Second,
 		},
@@ -178,10 +178,13 @@ func TestConfigAllKeys(t *testing.T) {
 			OrgName: "Example Org", Email: "dmarc@example.org", ContactInfo: "https://example.org/dmarc",
 			Relay: Endpoint{Host: "127.0.0.1", Port: 587}, Dir: dir + "reports", MaxSize: 2e6,
 		},
+		Once: OnceConfig{Keep: 2 * time.Hour, MaxRecipients: 14},
+		Tap:  TapConfig{Dir: dir + "tap", Doors: []string{"out"}, MaxSize: 3e6, Sync: true},
 		Inbound: []InboundConfig{{
 			Name: "mx-1", Listen: []string{":25"}, ListenTLS: []string{"[2001:db8::1]:465"},
 			Backend: Endpoint{Host: "mta.example.org", Port: 25}, BackendTLS: "verify", BackendTLSName: "mta", BackendCAFile: dir + "ca.pem",
 			BackendTrustsUs: true, RelayProbeTo: "probe@example.net", ClientAddress: "proxy-v2",
+			Transparent: true, RelayAuth: true, RelayCommands: []string{"ETRN", "VRFY"},
 			PoolSize: 3, PoolMessages: 4, PoolAge: 5 * time.Second, HopConnections: 6,
 			ProxyProtocolFrom: Prefixes{netip.MustParsePrefix("192.0.2.1/32")},
 			TLSCert:           dir + "cert.pem", TLSKey: "/etc/key.pem", TLSMinVersion: 0x0304,
@@ -211,11 +214,23 @@ func TestConfigAllKeys(t *testing.T) {
 			AddressFamily: "any", AllowPrivateDestinations: true,
 			PoolIdle: time.Second, PoolSize: 2, PoolMessages: 7, PoolAge: 8 * time.Second, HopConnections: 9,
 			HostsPipeConnect: Prefixes{netip.MustParsePrefix("192.0.2.0/24")}, ControlShare: 0.25,
+			Split: "fanout", Intercept: "redirect", InterceptNetworks: everyNetwork(),
+			DestinationFailures: 3, DestinationPause: time.Minute, ReplyPace: PaceAuto, ReplyAttribution: "host",
 		}, {
-			Name: "outbound-2", Listen: []string{"127.0.0.1:10524"}, Protocol: "lmtp", Allow: loopbackNetworks(),
+			Name: "outbound-2", Listen: []string{"127.0.0.1:10527"}, Protocol: "smtp", Allow: loopbackNetworks(),
+			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", Route: "original", MXPort: 25, TLS: "may", TLSMinVersion: 0x0303,
+			Offer: []string{"8BITMIME", "SMTPUTF8"}, AddressFamily: "any",
+			Resume: true, FastOpen: "off", PostQuantum: true, HostsPipeConnect: everyNetwork(), LateVerdict: true, ConnectAhead: true,
+			PoolIdle: 30 * time.Second, PoolSize: 10, PoolMessages: 100, PoolAge: 5 * time.Minute,
+			Intercept: "tproxy", InterceptNetworks: Prefixes{netip.MustParsePrefix("198.51.100.0/24")}, MTARequiresTLS: true,
+			Split: "single", DestinationPause: 2 * time.Second, ReplyPace: Pace(20 * time.Millisecond), ReplyAttribution: "full",
+		}, {
+			Name: "outbound-3", Listen: []string{"127.0.0.1:10524"}, Protocol: "lmtp", Allow: loopbackNetworks(),
 			Relay: Endpoint{Host: "2001:db8::25", Port: 465, TLS: true}, MXPort: 25, TLS: "encrypt", TLSMinVersion: 0x0302, AddressFamily: "ipv6",
 			Resume: true, FastOpen: "off", PostQuantum: true, HostsPipeConnect: everyNetwork(), LateVerdict: true, ConnectAhead: true,
 			PoolIdle: 30 * time.Second, PoolSize: 10, PoolMessages: 100, PoolAge: 5 * time.Minute,
+			Split: "fanout", Intercept: "redirect", InterceptNetworks: everyNetwork(),
+			DestinationFailures: 3, DestinationPause: time.Minute, ReplyPace: PaceAuto, ReplyAttribution: "host",
 		}},
 	}
 	if diff := diffConfig(want, got); diff != "" {

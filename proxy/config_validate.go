@@ -75,6 +75,7 @@ func (v *configCheck) hostname(system func() (string, error)) {
 // sections checks what is not a door.
 func (v *configCheck) sections() {
 	v.reports()
+	v.tap()
 	const path = "admin.listen"
 	a := v.config.Admin
 	if a.Listen == "" {
@@ -127,6 +128,8 @@ func (v *configCheck) inbound(path string, d *InboundConfig) {
 		v.wrong(path+".allow", `is empty, so nobody could connect; allowed: one network or more, ["0.0.0.0/0", "::/0"] for everyone`)
 	}
 	v.backend(path, d)
+	v.clientAddress(path, d)
+	v.relaying(path, d)
 	v.auth(path+".auth", &d.Auth)
 	if !validMailbox(d.RelayProbeTo) {
 		v.wrong(path+".relay_probe_to", `%s is not an address; allowed: one in ASCII that the backend must refuse, such as "relay-probe@example.com"`, quoted(d.RelayProbeTo))
@@ -166,6 +169,8 @@ func (v *configCheck) outbound(path string, d *OutboundConfig) {
 	v.certificate(path, d.TLSCert, d.TLSKey)
 	v.relayers(path+".allow", d.Allow)
 	v.route(path, d)
+	v.intercept(path, d)
+	v.split(path, d)
 	if d.TLSCAFile != "" && d.TLS != "verify" && !v.blamed(path+".tls") {
 		v.missing(path+".tls_ca_file", `has no use with tls = %s, which believes any certificate; allowed with: "verify"`, quoted(d.TLS))
 	}
@@ -194,7 +199,7 @@ func (v *configCheck) route(path string, d *OutboundConfig) {
 		return
 	}
 	if d.Route != "" {
-		v.wrong(path+".relay", `stands beside route = "mx"; allowed: one of the two`)
+		v.wrong(path+".relay", `stands beside route = %s; allowed: one of the two`, quoted(d.Route))
 	}
 	for _, key := range []string{"mx_port", "offer", "allow_private_destinations"} {
 		if _, set := v.at[path+"."+key]; set {

@@ -19,6 +19,7 @@ type Size int64
 const (
 	kilobyte Size = 1000
 	megabyte      = 1000 * kilobyte
+	gigabyte      = 1000 * megabyte
 )
 
 // UnmarshalText implements [encoding.TextUnmarshaler].

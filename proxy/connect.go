@@ -85,7 +85,10 @@ func (c *caller) unix(ctx context.Context, r route.Route, id identity) (*peer, e
 
 // host tries the addresses of one host until yield has had enough.
 func (c *caller) host(ctx context.Context, r route.Route, host route.Host, id identity, how manner, yield func(*peer, error) bool) bool {
-	left := slices.Clone(host.Addrs)
+	left, err := c.reachable(host, id)
+	if err != nil {
+		return yield(nil, err)
+	}
 	key := c.warmKey(r)
 	try := func(addr netip.AddrPort) call {
 		return call{
@@ -159,7 +162,15 @@ func (c *caller) dialAddress(ctx context.Context, dial DialFunc, try call) (net.
 	if c.isOwn(try.addr) {
 		return nil, &peerError{hop: try.label, during: duringConnect, err: errOwnDoor}
 	}
-	return c.dialNamed(ctx, dial, try.label, "tcp", c.source(try.addr.Addr()), try.addr.String())
+	if conn := footholdAt(ctx, try.addr); conn != nil {
+		return conn, nil
+	}
+	from, err := c.comeFrom(try)
+	if err != nil {
+		return nil, &peerError{hop: try.label, during: duringConnect, err: err}
+	}
+	conn, err := c.dialNamed(ctx, dial, try.label, "tcp", from, try.addr.String())
+	return conn, c.spoofError(from, err)
 }
 
 // source picks the address to come from for a destination's family.

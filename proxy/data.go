@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"slices"
@@ -16,10 +17,13 @@ import (
 // data takes a message by DATA: all of it into the spool, then to the hops. A
 // hop never waits for a slow client, and never sees half a message.
 func (s *session) data(ctx context.Context, c smtpwire.Command) {
-	if n := len(s.tx.legs); n > 0 && !s.door.lmtp {
-		l := s.tx.legs[n-1]
+	if len(s.tx.legs) == 1 && !s.door.lmtp {
+		l := s.tx.legs[0]
 		if refused, no := l.noText(); no {
 			refused = s.tx.worded(l, refused)
+			if !s.door.inbound && s.tx.told452 && refused.Class() == 5 { // see another
+				refused = composed(451, "4.3.0", "please send it again on its own; the next hop said: "+brief(refused).String())
+			}
 			s.reply(c, refused)
 			s.over = refused.Code == 421
 			return
@@ -171,6 +175,10 @@ func (t *transaction) message(ctx context.Context) *message {
 			head:   headScan{maxSize: int64(limits.MaxHeaderSize), maxReceived: limits.MaxReceived},
 		}
 		t.msg.body.limit = int64(limits.MaxMessageSize)
+		t.msg.trace.wanted = t.s.door.lmtp && t.s.door.pace == PaceAuto
+		if t.s.door.once != nil {
+			t.msg.sum = sha256.New()
+		}
 	}
 	return t.msg
 }
@@ -245,12 +253,20 @@ func (s *session) finals(refused smtpwire.Reply) smtpwire.Reply {
 // by side, and gives every recipient its final reply.
 func (t *transaction) commit(ctx context.Context, m *message) {
 	end := time.Now().Add(t.s.times.DataDone)
+	t.recall(m)
 	t.askLate(ctx, m, end)
 	var busy []*leg
 	for _, l := range t.legs {
 		if len(l.accepted) > 0 && !l.done {
 			busy = append(busy, l)
 		}
+	}
+	if err := t.unwritable(busy); err != nil {
+		for _, l := range busy {
+			l.err = err
+			t.commitLeg(ctx, l, m, end)
+		}
+		return
 	}
 	if len(busy) == 1 {
 		t.commitLeg(ctx, busy[0], m, end)
@@ -263,7 +279,7 @@ func (t *transaction) commit(ctx context.Context, m *message) {
 			t.commitLeg(ctx, l, m, end)
 		})
 	}
-	wg.Wait()
+	t.await(&wg)
 }
 
 // commitLeg sends the message on one leg. P1: what a recipient hears is what
@@ -291,9 +307,9 @@ func (t *transaction) commitLeg(ctx context.Context, l *leg, m *message, end tim
 // finished lets go of a leg whose recipients have heard all there is to hear from
 // its hop, so that whoever waits for the connection need not wait for other hops.
 func (t *transaction) finished(l *leg) {
-	l.done = true
 	l.delivered = slices.ContainsFunc(l.outcome.replies, func(r smtpwire.Reply) bool { return r.Class() == 2 })
 	t.s.mu.Lock() // legs are committed side by side
+	l.done = true
 	p := t.detach(l)
 	t.s.mu.Unlock()
 	if p != nil {
@@ -306,6 +322,9 @@ func (s *session) verdict() smtpwire.Reply {
 	var last smtpwire.Reply
 	var finals []smtpwire.Reply
 	t := s.tx
+	if s.door.lmtp {
+		t.told()
+	}
 	for _, rc := range t.rcpts {
 		if !rc.accepted() {
 			continue
@@ -315,15 +334,15 @@ func (s *session) verdict() smtpwire.Reply {
 		}
 		last = rc.final
 		finals = append(finals, last)
-		if s.door.lmtp {
-			s.say(rc.final)
-			_ = s.flush() // some LMTP clients take two replies in one segment for too much; errors are kept
-		}
 	}
-	if !s.door.lmtp {
+	if s.door.lmtp {
+		s.sayEach(finals)
+	} else {
 		last = s.conclude(finals)
+		t.told()
 		_ = s.flush() // the sender is free now; errors are kept
 	}
+	s.said()
 	if last.Code == 421 {
 		s.over = true
 	}

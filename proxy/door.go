@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/once"
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
@@ -21,6 +22,8 @@ const (
 	announceXclient = "xclient"
 	announceProxyV1 = "proxy-v1"
 	announceProxyV2 = "proxy-v2"
+	announceForward = "xforward"
+	announceSpoof   = "spoof"
 )
 
 // A door is one way in, as one version of the configuration describes it. It
@@ -40,14 +43,19 @@ type door struct {
 	office       *ticketOffice
 	promised     smtpwire.EHLO
 	router       route.Router
+	intercepts   *interceptor // nil: clients connect to the door itself
 	caller       *caller
 	limits       *LimitsConfig
 	times        *TimeoutsConfig
+	attribution  attribution
+	tap          *tap
+	relays       passage
 	auth         *judge  // nil: nobody asks who mail is from
 	guard        *guard  // nil: the backend need not be asked
 	hopLMTP      bool    // the next hop speaks LMTP
 	connectAhead bool    // connections are made before they are asked for
 	lateVerdict  bool    // recipients may be answered before their hop is asked
+	split        string  // how recipients at several destinations are treated
 	controlShare float64 // of transactions that go without what makes others fast
 
 	// Shared by all doors.
@@ -57,10 +65,19 @@ type door struct {
 	gate    *gate
 	wires   *wireSet
 	dns     Resolver
+	flights *flights
+	once    *once.Memory  // nil: nothing is remembered of recipients
 	done    func(Summary) // nil, or hears of every transaction
 
-	clerk  atomic.Pointer[clerk] // nil: nothing is filed
-	facts  *facts
+	pace   Pace        // of the final replies to LMTP clients
+	health *healthRule // nil: whoever cannot be reached is tried with every message
+
+	clerk atomic.Pointer[clerk] // nil: nothing is filed
+	facts *facts
+
+	transparent bool // connections to other addresses are brought here
+	forwarding  forwarding
+
 	early  Prefixes                 // clients that are told that they may talk early
 	offers [4]atomic.Pointer[offer] // the answers to EHLO, as they were last given
 }
@@ -110,6 +127,7 @@ func (d *door) growth() int64 {
 // An offer is an answer to EHLO, good for as long as the next hop offers the same.
 type offer struct {
 	next, ours smtpwire.EHLO
+	fansOut    bool // one transaction may go everywhere
 
 	// ever is what a client may use that speaks by what it once heard: ours, and
 	// all that a next hop may ever have offered. What this one lacks is found out
@@ -131,13 +149,13 @@ func (d *door) offer(client netip.Addr, secured bool) *offer {
 	case secured:
 		last = &d.offers[1]
 	}
-	next := d.next()
+	next, fansOut := d.next(), d.fansOut(1)
 	o := last.Load()
-	if o == nil || !o.next.Equal(next) {
-		o = &offer{next: next, ours: d.compose(next, secured, early)}
+	if o == nil || !o.next.Equal(next) || o.fansOut != fansOut {
+		o = &offer{next: next, fansOut: fansOut, ours: d.compose(next, secured, early, fansOut)}
 		o.ever = o.ours
 		if d.inbound {
-			o.ever = d.compose(everything(), secured, early)
+			o.ever = d.compose(d.relays.with(everything(), next), secured, early, fansOut)
 		}
 		last.Store(o)
 	}
@@ -156,7 +174,7 @@ func everything() smtpwire.EHLO {
 }
 
 // compose makes the answer to EHLO from what we can do and what the next hop can.
-func (d *door) compose(next smtpwire.EHLO, secured, early bool) smtpwire.EHLO {
+func (d *door) compose(next smtpwire.EHLO, secured, early, fansOut bool) smtpwire.EHLO {
 	own := smtpwire.NewEHLO(d.hostname, smtpwire.Param{Name: "PIPELINING"})
 	if early {
 		own = own.With(smtpwire.Param{Name: "PIPECONNECT"})
@@ -172,11 +190,9 @@ func (d *door) compose(next smtpwire.EHLO, secured, early bool) smtpwire.EHLO {
 	if d.tls != nil && !secured {
 		own = own.With(smtpwire.Param{Name: "STARTTLS"})
 	}
-	switch {
-	case d.hopLMTP && !d.lmtp:
-		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTMAX=1"})
-	case !d.static && !d.lmtp:
-		own = own.With(smtpwire.Param{Name: "LIMITS", Value: "RCPTDOMAINMAX=1"})
+	own = d.relays.offers(own, next, secured)
+	if limits := d.rcptLimits(fansOut); limits != "" {
+		own = own.With(smtpwire.Param{Name: "LIMITS", Value: limits})
 	}
 	if size, ok := next.Size(); ok && size > d.growth() {
 		next = next.With(smtpwire.Param{Name: "SIZE", Value: fmt.Sprint(size - d.growth())})
@@ -210,12 +226,18 @@ func (d *door) perClient() int {
 // would else have tried the next host and come again. Who comes in at an outbound
 // door was never told so.
 func (d *door) admit(s *session) (smtpwire.Reply, bool) {
-	if addr := s.client.addr.Addr(); len(d.allow) > 0 && !d.allow.Contains(addr) {
+	if addr := s.client.addr.Addr(); len(d.allow) > 0 && !d.allow.Contains(addr) && !d.intercepts.lets(addr) {
 		why := d.hostname + " does not serve " + addr.String()
 		if d.inbound {
 			return smtpwire.NewReply(421, "4.7.0", why), false
 		}
 		return smtpwire.NewReply(554, "5.7.1", why), false
+	}
+	if d.intercepts != nil {
+		return d.intercepts.admit(s)
+	}
+	if refused, yes := d.looped(s); yes {
+		return refused, false
 	}
 	if ok, why := d.guard.open(); !ok {
 		s.log.Warn("door is shut", zap.String("why", why))
@@ -241,7 +263,8 @@ func (d *door) newSession(ctx context.Context, w *wire, id string, from, to neti
 		seq:    smtpwire.Sequence{LMTP: d.lmtp, MaxRcpts: d.limits.MaxRecipients},
 		spoke:  time.Now(),
 	}
-	if d.caller.announce == announceXclient {
+	s.seq.AuthInTLS, s.seq.Relayed = d.relays.auth, d.relays.verbs
+	if namesClients(d.caller.announce) {
 		s.client.name = d.lookUpName(ctx, from.Addr())
 	}
 	return s

@@ -56,7 +56,7 @@ func afterSilence(ctx context.Context, why error) (context.Context, context.Canc
 // early says which EHLO set a hop may be spoken to by before it has answered;
 // ok is false where nothing fit is known.
 func (c *caller) early(try call, phase tlsstore.Phase) (known smtpwire.EHLO, ok bool) {
-	if c.announce != announceNone || try.lockStep || c.memory.store == nil || !try.addr.IsValid() ||
+	if c.personal() || try.lockStep || c.memory.store == nil || !try.addr.IsValid() ||
 		!c.hostsPipeConnect.Contains(try.addr.Addr()) || c.memory.store.Quirk(try.addr, tlsstore.QuirkNoEarly) {
 		return smtpwire.EHLO{}, false
 	}
@@ -82,7 +82,7 @@ func (c *caller) peerKey(try call, phase tlsstore.Phase) tlsstore.PeerKey {
 
 // remember keeps what a hop has answered to EHLO for the next connection.
 func (c *caller) remember(try call, phase tlsstore.Phase, actual smtpwire.EHLO) {
-	if c.announce == announceNone && c.memory.store != nil && try.addr.IsValid() {
+	if !c.personal() && c.memory.store != nil && try.addr.IsValid() {
 		c.memory.store.Learn(c.peerKey(try, phase), actual)
 	}
 }

@@ -51,6 +51,9 @@ func (s *session) envelope(ctx context.Context, cmds []smtpwire.Command, next sm
 		if passed[i] {
 			s.seq.Answered(c, b.slots[i])
 		}
+		if s.tx != nil && b.slots[i].Code == 452 {
+			s.tx.told452 = true
+		}
 	}
 	b.release()
 	s.afterEnvelope(b, mailSlot)
@@ -103,7 +106,7 @@ func (t *transaction) ask(ctx context.Context, b *batch, mailSlot int, asked []i
 			t.goAhead(ctx, smtpwire.Path{})
 		}
 	}
-	if t.answersLate(asked, next) {
+	if asked = t.keepApart(b, asked, next); t.answersLate(asked, next) && t.reached(ctx, b, asked) {
 		t.answerLate(ctx, b, asked)
 		return
 	}
@@ -155,8 +158,12 @@ func (t *transaction) askLeg(ctx context.Context, b *batch, g group, next smtpwi
 }
 
 // oneRecipient: an LMTP hop has one final word for each recipient, an SMTP
-// client hears one for all. So that none is lost, such a transaction has one.
-func (l *leg) oneRecipient() bool { return l.route.LMTP && !l.tx.finalEach() }
+// client hears one for all. So that none is lost, such a transaction has one,
+// where nobody remembers them.
+func (l *leg) oneRecipient() bool {
+	t := l.tx
+	return t.s.door.split == splitSingle || l.route.LMTP && !t.finalEach() && !t.remembers()
+}
 
 // refuseFurther tells recipients beyond those that a leg can take to come on
 // their own, and returns the slots that may stay.
@@ -169,7 +176,7 @@ func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) []int {
 		return slots
 	}
 	for _, i := range slots[stay:] {
-		b.fill(i, composed(452, "4.5.3", "one recipient at a time, please: send this one again on its own"))
+		b.fill(i, t.another("one recipient at a time, please: send this one again on its own"))
 	}
 	return slots[:stay]
 }
@@ -177,12 +184,14 @@ func (t *transaction) refuseFurther(b *batch, l *leg, slots []int) []int {
 // envelopeFor builds the envelope whose answers go into the slots of a group.
 func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) envelope {
 	e := envelope{data: follows(next)}
-	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 {
-		e.text = t.msg
-	}
+	var rcpts []*recipient
 	for _, i := range g.slots {
 		e.rcpts = append(e.rcpts, b.cmds[i])
 		b.rcpts[i].leg = g.leg
+		rcpts = append(rcpts, b.rcpts[i])
+	}
+	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 && !t.recalls(t.msg, rcpts) {
+		e.text = t.msg
 	}
 	e.answered = func(i int, r smtpwire.Reply) bool {
 		if !t.s.door.inbound && g.leg.mail.Class() > 3 {
@@ -207,17 +216,22 @@ func (t *transaction) worded(l *leg, r smtpwire.Reply) smtpwire.Reply {
 		if l.peer != nil {
 			label = l.peer.label
 		}
-		r = spoken(r, label)
+		if r.Code == 421 && t.s.door.intercepts == nil {
+			return t.s.door.attribution.retold(shortened(spoken(r, label).WithEnhanced()), l.peer)
+		}
 	}
-	return shortened(r.WithEnhanced())
+	return t.s.door.attribution.said(shortened(r.WithEnhanced()), l.peer)
 }
 
 // failed is the reply for an error; without one MAIL was refused and says so.
 func (t *transaction) failed(err error) smtpwire.Reply {
+	if t.s.own.endedBy(err) {
+		return t.s.loginLost()
+	}
 	if err == nil {
 		return composed(503, "5.5.1", "MAIL was not accepted")
 	}
-	return refusal(err, t.s.door.inbound, t.id)
+	return t.s.door.handedOn(t.s.door.attribution.explained(refusal(err, t.s.door.inbound, t.id), err), err)
 }
 
 // fillRest answers the recipients that no hop has answered.

@@ -138,7 +138,9 @@ func (x *examination) finish(ctx context.Context, m *message, prefix []byte) (re
 
 // drop ends the examination, come to its end or not, and gives its memory back.
 func (x *examination) drop() {
-	x.check.Abort()
+	if x.check != nil {
+		x.check.Abort()
+	}
 	x.header = nil
 	x.keep(0)
 }

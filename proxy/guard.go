@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
 
@@ -71,7 +73,11 @@ func (e *RelayError) Error() string {
 func relayRemedy(banner, announce string) string {
 	banner = strings.ToLower(banner)
 	switch {
-	case announce != announceNone:
+	case announce == announceSpoof:
+		return "It was connected to from an address that nobody has, and relays all the same: look for a rule there that " +
+			"accepts every recipient, or for one on the way that puts our address into the place of the client's " +
+			"(masquerade, SNAT)"
+	case announce != announceNone && announce != announceForward:
 		return "The backend was told the client's address and relays all the same: look for a rule that accepts every recipient"
 	case strings.Contains(banner, "postfix"):
 		return `In Postfix's master.cf give the listener "-o smtpd_authorized_xclient_hosts=127.0.0.1" and set client_address = "xclient" here`
@@ -80,7 +86,9 @@ func relayRemedy(banner, announce string) string {
 	case strings.Contains(banner, "opensmtpd"):
 		return `In smtpd.conf write "listen on 127.0.0.1 port 10025 proxy-v2" and set client_address = "proxy-v2" here`
 	case strings.Contains(banner, "sendmail"):
-		return `Let sendmail listen on an address that has no RELAY line in the access map, and name that address as backend`
+		return `Let sendmail listen on an address that has no RELAY line in the access map, ` +
+			`and name that address as backend, or set client_address = "spoof" here ` +
+			`("slipstream intercept print" shows the rules that it needs)`
 	}
 	return `Take our address out of the networks that the backend relays for`
 }
@@ -105,8 +113,20 @@ func (d *door) probe(ctx context.Context, conf *InboundConfig) error {
 	if err != nil {
 		return err
 	}
-	id := identity{client: probeClient(), helo: probeName, esmtp: true, name: clientName{name: probeName}}
-	id.local = netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), 25)
+	var why error
+	for _, id := range d.strangers(r) {
+		err := d.probeAs(ctx, conf, r, id)
+		var relays *RelayError
+		if errors.As(err, &relays) {
+			return err
+		}
+		why = cmp.Or(why, err)
+	}
+	return why
+}
+
+// probeAs is probe for one stranger.
+func (d *door) probeAs(ctx context.Context, conf *InboundConfig, r route.Route, id identity) error {
 	for p, err := range d.caller.peers(ctx, r, id, inLockStep) {
 		if err != nil {
 			return err
@@ -212,6 +232,7 @@ func (d *door) judge(err error) bool {
 	log := d.log.With(zap.String("door", d.name))
 	if err == nil {
 		d.guard.set(guardOpen, "")
+		d.relays.warn(log, d.next())
 		log.Info("next hop is there", zap.String("offers", d.next().Reply().String()))
 		return true
 	}

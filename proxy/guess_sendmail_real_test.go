@@ -20,14 +20,21 @@ const sendmailConfig = "OSTYPE(`linux')dnl\n" +
 	"define(`confDOMAIN_NAME', `mx.b.test')dnl\ndefine(`confPID_FILE', `%[1]s/pid')dnl\n" +
 	"define(`QUEUE_DIR', `%[1]s/queue')dnl\ndefine(`ALIAS_FILE', `')dnl\ndefine(`STATUS_FILE', `%[1]s/st')dnl\n" +
 	"define(`confDELIVERY_MODE', `queue')dnl\ndefine(`confTO_IDENT', `0')dnl\n" +
+	"define(`confSERVICE_SWITCH_FILE', `%[1]s/services')dnl\n" +
 	"define(`confDONT_BLAME_SENDMAIL', `AssumeSafeChown,GroupWritableDirPathSafe')dnl\n" +
 	"define(`confDONT_PROBE_INTERFACES', `True')dnl\n" +
 	"FEATURE(`nocanonify')dnl\nFEATURE(`no_default_msa')dnl\nFEATURE(`greet_pause', `500')dnl\n" +
-	"FEATURE(`accept_unresolvable_domains')dnl\nFEATURE(`promiscuous_relay')dnl\n" +
-	"DAEMON_OPTIONS(`Port=%[3]s, Addr=%[2]s, Name=MTA')dnl\nMAILER(`smtp')dnl\n"
+	"FEATURE(`accept_unresolvable_domains')dnl\n%[4]s" +
+	"DAEMON_OPTIONS(`Port=%[3]s, Addr=%[2]s, Family=%[5]s, Name=MTA')dnl\nMAILER(`smtp')dnl\n"
 
 // startSendmail starts Debian's sendmail at an address, as far as accepting mail goes. It returns its queue.
 func startSendmail(t *testing.T, addr string) string {
+	t.Helper()
+	return startSendmailWith(t, addr, "FEATURE(`promiscuous_relay')dnl\n")
+}
+
+// startSendmailWith starts it with further lines of m4. It asks no name server.
+func startSendmailWith(t *testing.T, addr, features string) string {
 	t.Helper()
 	tree, err := filepath.Abs("../.peers/sendmail")
 	if err != nil {
@@ -36,14 +43,17 @@ func startSendmail(t *testing.T, addr string) string {
 	if _, err := os.Stat(filepath.Join(tree, "usr/bin/m4")); err != nil || runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		t.Skip("needs root on Linux and sendmail: make peers lays it out")
 	}
-	dir, host := t.TempDir(), netip.MustParseAddrPort(addr)
+	dir, host, family := t.TempDir(), netip.MustParseAddrPort(addr), "inet"
+	if host.Addr().Is6() {
+		family = "inet6"
+	}
 	queue := filepath.Join(dir, "queue")
 	if err := os.Mkdir(queue, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	m4 := exec.CommandContext(t.Context(), filepath.Join(tree, "usr/bin/m4"),
 		"-D_CF_DIR_="+tree+"/usr/share/sendmail/cf/", tree+"/usr/share/sendmail/cf/m4/cf.m4", "-")
-	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailConfig, dir, host.Addr(), fmt.Sprint(host.Port())))
+	m4.Stdin = strings.NewReader(fmt.Sprintf(sendmailConfig, dir, host.Addr(), fmt.Sprint(host.Port()), features, family))
 	cf, err := m4.Output()
 	if err != nil {
 		t.Fatalf("m4: %v", err)
@@ -52,14 +62,19 @@ func startSendmail(t *testing.T, addr string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{"sendmail.cf": cf, "sendmail": program} { // a copy is not setgid
+	noDNS, noDNSEither := []byte("hosts files\naliases files\n"), []byte("hosts: files\npasswd: files\ngroup: files\n")
+	for name, data := range map[string][]byte{
+		"sendmail.cf": cf, "sendmail": program, // a copy is not setgid
+		"services": noDNS, "nsswitch": noDNSEither,
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// It wants a host name with a dot in it, which this gives to nobody else.
-	cmd := exec.CommandContext(t.Context(), "unshare", "-u", "sh", "-c",
-		`hostname mx.b.test && exec "$0" -C "$1" -bD`, filepath.Join(dir, "sendmail"), filepath.Join(dir, "sendmail.cf"))
+	cmd := exec.CommandContext(t.Context(), "unshare", "-u", "-m", "sh", "-c",
+		`mount --bind "$2" /etc/nsswitch.conf && hostname mx.b.test && exec "$0" -C "$1" -bD`,
+		filepath.Join(dir, "sendmail"), filepath.Join(dir, "sendmail.cf"), filepath.Join(dir, "nsswitch"))
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+tree+"/usr/lib/x86_64-linux-gnu:"+tree+"/lib/x86_64-linux-gnu:"+
 		tree+"/usr/lib/aarch64-linux-gnu")
 	var out bytes.Buffer

@@ -28,6 +28,7 @@ import (
 
 	"slipstream/bench/netsim"
 	"slipstream/bench/refpeer"
+	"slipstream/proxy/once"
 	"slipstream/proxy/resolver"
 	"slipstream/tlsstore"
 )
@@ -56,6 +57,7 @@ type world struct {
 	resolver Resolver // nil: dns
 
 	store   *tlsstore.Store   // nil: nothing is kept
+	once    *once.Memory      // nil: nothing is remembered of recipients
 	tickets *tlsstore.Tickets // nil: none are made
 	shy     *tlsstore.Shy
 
@@ -134,6 +136,8 @@ func (w *world) outbound(change ...func(*OutboundConfig)) {
 	out.Listen = []string{outboundAt}
 	out.Offer = append(out.Offer, "CHUNKING")
 	out.PoolIdle = 0
+	out.DestinationFailures = 0           // worlds that are about destinations switch it on
+	out.ReplyAttribution = attributionOff // most tests are about what hops say, to the octet
 	out.Allow = Prefixes{netip.MustParsePrefix("0.0.0.0/0")}
 	for _, f := range change {
 		f(&out)
@@ -163,7 +167,7 @@ func (w *world) build() *Proxy {
 	}
 	p, err := New(w.cfg, Options{
 		Log: log, Metrics: NewMetrics(w.registry), Resolver: w.names(),
-		Store: w.store, Tickets: w.tickets, Shy: w.shy,
+		Store: w.store, Once: w.once, Tickets: w.tickets, Shy: w.shy,
 		Dial:     w.net.Dialer(proxyHost),
 		DialFast: w.dialFast,
 		Listen:   func(_ context.Context, addr string) (net.Listener, error) { return w.net.Listen(addr) },

@@ -28,7 +28,7 @@ func TestHostileOrder(t *testing.T) {
 			mail, "503 5.5.1 ", "HELO client.example", "250 proxy.example", ehlo, "250-proxy.example"}},
 		"not offered": {talk: []string{ehlo, "250",
 			"STARTTLS", "502 5.5.1 ", "AUTH PLAIN AGEAYg==", "502 5.5.1 ", "AUTH", "501 5.5.4 ", "XCLIENT ADDR=127.0.0.1", "502 5.5.1 ",
-			"XFORWARD ADDR=127.0.0.1", "500 5.5.1 ", "ETRN example.org", "502 5.5.1 ", "EXPN list", "502 5.5.1 ", "TURN", "500 5.5.1 ",
+			"XFORWARD ADDR=127.0.0.1", "502 5.5.1 ", "ETRN example.org", "502 5.5.1 ", "EXPN list", "502 5.5.1 ", "TURN", "500 5.5.1 ",
 			"ATRN", "500 5.5.1 ", "BURL imap://x LAST", "500 5.5.1 ", "SEND FROM:<a@b.example>", "500 5.5.1 ", "DEBUG", "500 5.5.1 ", "WIZ", "500 5.5.1 "}},
 		"with arguments": {talk: []string{ehlo, "250",
 			"RSET now", "501 5.5.4 ", "DATA now", "501 5.5.4 ", "QUIT now", "501 5.5.4 ", "STARTTLS now", "501 5.5.4 ",

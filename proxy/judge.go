@@ -169,6 +169,9 @@ func (t *transaction) growth() int64 {
 // examined brings the examination of a text that is here to its end, unless there is an error already. The error is a
 // *rejection where the message is not to go on.
 func (t *transaction) examined(ctx context.Context, err error) error {
+	if err == nil && t.spared() {
+		return t.withoutForged(ctx)
+	}
 	if err != nil || t.exam == nil {
 		return err
 	}

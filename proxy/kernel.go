@@ -25,6 +25,19 @@ func ackedOctets(c net.Conn) (n int64, ok bool) {
 	return kernelAcked(c)
 }
 
+// ackedByClient is ackedOctets for a connection that we accepted.
+func ackedByClient(c net.Conn) (n int64, ok bool) {
+	c = bare(c)
+	if sim, is := c.(interface{ Acked() (int64, bool) }); is {
+		return sim.Acked()
+	}
+	return kernelAckedByClient(c)
+}
+
+// closed tells whether a connection is over, so that nothing more will be
+// acknowledged on it.
+func closed(c net.Conn) bool { return kernelClosed(bare(c)) }
+
 // limitUnacked has the kernel give a connection up, with ETIMEDOUT on the next read or write, once something written
 // has stayed unacknowledged for d; 0 restores the system's limit, about 15 minutes. The other side's window, if it
 // stays closed for d while there is more to send, is just such a failure: a hop that is slow to take a large text

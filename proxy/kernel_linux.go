@@ -30,6 +30,20 @@ func kernelAcked(c net.Conn) (int64, bool) {
 	return 0, false
 }
 
+// kernelAckedByClient: the kernel does not count the SYN of a connection that it accepted, unless data came with it.
+func kernelAckedByClient(c net.Conn) (int64, bool) {
+	info, ok := tcpInfo(c)
+	if !ok {
+		return 0, false
+	}
+	return int64(info.Bytes_acked), true
+}
+
+func kernelClosed(c net.Conn) bool {
+	info, ok := tcpInfo(c)
+	return ok && info.State == tcpClose
+}
+
 func kernelSynData(c net.Conn) bool {
 	const synDataAcked = 0x20 // TCPI_OPT_SYN_DATA
 	info, ok := tcpInfo(c)

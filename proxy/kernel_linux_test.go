@@ -346,3 +346,31 @@ func TestLimitUnacked(t *testing.T) {
 		wantKernelError(t, err, syscall.ETIMEDOUT)
 	})
 }
+
+// A connection that was accepted counts what was written and acknowledged, and no SYN.
+func TestAckedByClient(t *testing.T) {
+	here, there := tcpPair(t)
+	if n, ok := ackedByClient(there); !ok || n != 0 {
+		t.Fatalf("%d, %t acknowledged before anything was written", n, ok)
+	}
+	kernelSend(t, there, kernelHello)
+	kernelTake(t, here, kernelHello)
+	kernelSend(t, here, kernelHello)
+	kernelTake(t, there, kernelHello) // it brings the acknowledgement
+	if n, ok := ackedByClient(newWire(there, false)); !ok || n != int64(len(kernelHello)) {
+		t.Errorf("%d, %t acknowledged, want %d", n, ok, len(kernelHello))
+	}
+	if closed(there) {
+		t.Error("an open connection is closed")
+	}
+	_ = here.Close()
+	kernelTakeEnd(t, there)
+	kernelSend(t, there, kernelFlight) // a reset answers it
+	awaitState(t, there, tcpClose)
+	if n, ok := ackedByClient(there); !ok || n > int64(len(kernelHello))+1 {
+		t.Errorf("%d, %t acknowledged of what nobody took", n, ok)
+	}
+	if !closed(there) {
+		t.Error("a connection that was reset is not closed")
+	}
+}

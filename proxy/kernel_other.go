@@ -11,6 +11,10 @@ import (
 
 func kernelAcked(net.Conn) (int64, bool) { return 0, false }
 
+func kernelAckedByClient(net.Conn) (int64, bool) { return 0, false }
+
+func kernelClosed(net.Conn) bool { return false }
+
 func kernelSynData(net.Conn) bool { return false }
 
 func kernelLimit(net.Conn, time.Duration) {}

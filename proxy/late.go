@@ -37,18 +37,18 @@ func (t *transaction) answersLate(asked []int, next smtpwire.Command) bool {
 // sees to it that they can be as soon as the text is here.
 func (t *transaction) answerLate(ctx context.Context, b *batch, asked []int) {
 	d := t.s.door
-	if !d.lmtp {
+	if !t.manyLegs() {
 		asked = t.together(ctx, b, asked)
 	}
 	for _, i := range asked {
 		rc := b.rcpts[i]
 		if !d.static && len(t.late) >= maxLegs && t.destinations(rc.cmd.Path.Domain) > maxLegs {
-			b.fill(i, composed(452, "4.5.3", "too many destinations in one transaction: send this recipient again"))
+			b.fill(i, t.tooMany())
 			continue
 		}
 		rc.late = true
 		t.late = append(t.late, rc)
-		if d.lmtp || len(t.late) == 1 {
+		if t.manyLegs() || len(t.late) == 1 {
 			t.goAhead(ctx, rc.cmd.Path)
 		}
 		b.fill(i, smtpwire.NewReply(250, "2.1.5", "recipient noted"))
@@ -90,7 +90,7 @@ func (t *transaction) askLate(ctx context.Context, m *message, end time.Time) {
 			}
 		})
 	}
-	wg.Wait()
+	t.await(&wg)
 	for i, rc := range b.rcpts {
 		if b.slots[i].Class() != 2 {
 			rc.final = b.slots[i]
@@ -117,9 +117,10 @@ func (d *door) plainFor(draw func() float64) bool {
 // the client is still writing.
 type lead struct {
 	domain string
-	done   chan struct{} // closed when what follows is there
+	routed chan struct{} // closed when the key is there
 	key    string        // of the route; "": none was found
-	supply *supply
+	done   chan struct{} // closed when the supply is
+	supply *supply       // nil: nothing was begun
 	cancel context.CancelFunc
 }
 
@@ -145,32 +146,62 @@ func (t *transaction) goAhead(ctx context.Context, to smtpwire.Path) {
 	}
 	setup := t.s.times.Setup
 	ctx, cancel := context.WithTimeoutCause(ctx, setup, &waitError{what: "the next hop", limit: setup})
-	ld := &lead{domain: domain, done: make(chan struct{}), cancel: cancel}
+	ld := &lead{domain: domain, routed: make(chan struct{}), done: make(chan struct{}), cancel: cancel}
+	routed := sync.OnceFunc(func() { close(ld.routed) })
 	t.leads = append(t.leads, ld)
 	go func() { // ends with its context at the latest; drop waits for it
 		defer close(ld.done)
+		defer routed()
 		defer cancel()
 		defer t.surviveLead()
-		r, err := t.s.door.router.Route(ctx, t.mail.Path, to)
+		r, err := t.router().Route(ctx, t.mail.Path, to)
 		if err != nil || r.IsZero() {
 			return // who asks for it will hear why
 		}
-		ld.supply = t.supply(ctx, r)
-		ld.supply.fetch()
 		ld.key = r.Key
+		routed()
+		if t.s.door.health.ailing(destination{t.s.door.name, r.Key}) {
+			return // who asks for it may not be the one that tries
+		}
+		ld.supply = t.supply(aheadOfAll(ctx, t.s.door.static), r)
+		ld.supply.fetch()
+		if ld.supply.crowdedOut() {
+			ld.supply.drop(t.s.keep) // who asks for it waits for a place
+			ld.supply = nil
+		}
 	}()
 }
 
 // leadFor hands out what was begun for a route.
-func (t *transaction) leadFor(key string) *supply {
+func (t *transaction) leadFor(key string) *lead {
 	for i, ld := range t.leads {
-		<-ld.done
+		<-ld.routed
 		if ld.key == key {
 			t.leads = append(t.leads[:i:i], t.leads[i+1:]...)
-			return ld.supply
+			return ld
 		}
 	}
 	return nil
+}
+
+// takeLead waits for what was begun for the leg; nil: nothing was. Other legs need
+// not wait for it.
+func (l *leg) takeLead() *supply {
+	ld := l.lead
+	if l.lead = nil; ld == nil {
+		return nil
+	}
+	<-ld.done
+	return ld.supply
+}
+
+// drop ends what was begun and is not asked for any more.
+func (ld *lead) drop(keep func(*peer)) {
+	ld.cancel()
+	<-ld.done
+	if ld.supply != nil {
+		ld.supply.drop(keep)
+	}
 }
 
 // surviveLead keeps an error of ours ahead of a message from ending everything:
@@ -186,11 +217,7 @@ func (t *transaction) surviveLead() {
 // dropLeads ends what nobody asked for.
 func (t *transaction) dropLeads() {
 	for _, ld := range t.leads {
-		ld.cancel()
-		<-ld.done
-		if ld.supply != nil {
-			ld.supply.drop(t.s.keep)
-		}
+		ld.drop(t.s.keep)
 	}
 	t.leads = nil
 }

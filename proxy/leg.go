@@ -26,13 +26,17 @@ type leg struct {
 	accepted   []*recipient   // the recipients it accepted, in order
 	ready      bool           // it was asked DATA with the envelope and answered 354
 	dataSaid   smtpwire.Reply // its answer to that DATA; zero: not asked
-	supply     *supply        // connections that were begun ahead; else nil
+	lead       *lead          // what was begun ahead of it; else nil
+	claim      *claim         // what its connection counts for until the end of the transaction; nil: nothing
 	err        error          // why there is no hop: every recipient hears it
 	done       bool           // its recipients have their final replies
 	usedBefore bool           // the connection had carried other transactions
 	delivered  bool           // it took the message for somebody
+	narrowed   bool           // fewer are to have the message than it accepted
 	sent       bool           // the text left with the envelope: outcome is known
 	outcome    outcome
+
+	hop, hopTLS string // what peer was, and how it was protected, once it is let go of
 }
 
 // An envelope is one group of commands for a leg: MAIL the first time, and
@@ -65,7 +69,7 @@ func (l *leg) ask(ctx context.Context, e envelope) error {
 	case l.begun:
 		l.err = l.more(e)
 	default:
-		l.err = l.begin(ctx, e)
+		l.err = l.reach(ctx, e)
 	}
 	if l.err == nil && l.mail.Class() >= 4 && !l.tx.s.door.inbound {
 		// The sender was refused: that is what there is to say to every recipient.
@@ -91,8 +95,8 @@ func (l *leg) begin(ctx context.Context, e envelope) error {
 	setup := l.tx.s.times.Setup
 	ctx, cancel := context.WithTimeoutCause(ctx, setup, &waitError{what: "the next hop", limit: setup})
 	defer cancel()
-	from := l.supply
-	if l.supply = nil; from != nil {
+	from := l.takeLead()
+	if from != nil {
 		from.renew(ctx)
 	} else {
 		from = l.tx.supply(ctx, l.route)
@@ -145,7 +149,7 @@ func (l *leg) routeAnew(ctx context.Context, e envelope) bool {
 	if l.tx.s.door.static || len(e.rcpts) == 0 {
 		return false
 	}
-	r, err := l.tx.s.door.router.Route(resolver.Fresh(ctx), l.tx.mail.Path, e.rcpts[0].Path)
+	r, err := l.tx.router().Route(resolver.Fresh(ctx), l.tx.mail.Path, e.rcpts[0].Path)
 	if err != nil || r.Key != l.route.Key || reflect.DeepEqual(r, l.route) {
 		return false
 	}
@@ -210,11 +214,7 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 	}
 	l.sent, l.outcome = false, outcome{}
 	if l.elsewhere() {
-		said := l.mail
-		if !l.tx.s.door.inbound {
-			said = spoken(said, p.label)
-		}
-		err = &refusalError{reply: said.WithEnhanced()}
+		err = &refusalError{reply: l.tx.worded(l, l.mail)}
 	}
 	if !e.forget() {
 		// Another leg's answers took ours along to the client.
@@ -233,6 +233,9 @@ func (l *leg) try(ctx context.Context, p *peer, e envelope) (done bool, err erro
 // may not be another's. A backend speaks for itself, but not where the trouble
 // may be with a connection that has carried other messages.
 func (l *leg) elsewhere() bool {
+	if l.tx.s.own.loggedIn() {
+		return false // there is no other connection for this session
+	}
 	return l.mail.Code == 421 || l.mail.Class() == 4 && (!l.tx.s.door.inbound || l.usedBefore)
 }
 

@@ -26,7 +26,7 @@ type MailerOptions struct {
 	// TLS is "none", "may", "encrypt" or "verify"; "": none. TLSName is the name in its certificate, where that is not
 	// the one in To, and CAFile holds the authorities to believe; "": the system's.
 	TLS, TLSName, CAFile string
-	// ClientAddress is how the MTA is told clients' addresses, "none", "xclient", "proxy-v1" or "proxy-v2"; "": none.
+	// ClientAddress is how the MTA is told clients' addresses, "proxy-v1" and "proxy-v2" among others; "": none.
 	// Where it expects a PROXY header it gets one that names us: reports are nobody else's mail.
 	ClientAddress string
 	// Hostname is what we say in EHLO.
@@ -73,7 +73,7 @@ func NewMailer(o MailerOptions) (*Mailer, error) {
 		o.IsOwn = func(netip.AddrPort) bool { return false }
 	}
 	switch o.ClientAddress {
-	case "", announceNone, announceXclient: // without XCLIENT the client is who connects: we are
+	case "", announceNone, announceForward, announceXclient, announceSpoof: // the client is who connects: we are
 	case announceProxyV1:
 		o.Dial = dialNamingUs(o.Dial, 1, o.Timeouts.PeerCommand)
 	case announceProxyV2:

@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"slipstream/auth"
@@ -19,6 +21,8 @@ type message struct {
 	scan   smtpwire.BodyScan
 	head   headScan
 	exam   *examination // reads along; nil: nobody does
+	sum    hash.Hash    // of the body as it came; nil: nobody asks
+	trace  traceScan
 
 	without int64
 }
@@ -83,6 +87,10 @@ func (m *message) Write(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
+	m.trace.scan(p[:m.head.seen-before])
+	if m.sum != nil {
+		_, _ = m.sum.Write(p) // never fails
+	}
 	if before == 0 {
 		m.prefix = auth.OnTop(m.prefix, p)
 	}
@@ -90,6 +98,14 @@ func (m *message) Write(p []byte) (int, error) {
 		err = m.exam.read(m, p[m.head.seen-before:])
 	}
 	return n, err
+}
+
+// content is what tells the text from all others.
+func (m *message) content() (sum [sha256.Size]byte) {
+	if m.sum != nil {
+		m.sum.Sum(sum[:0])
+	}
+	return sum
 }
 
 // close lets go of what the message takes.

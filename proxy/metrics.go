@@ -29,6 +29,10 @@ type Metrics struct {
 	sessions     *prometheus.CounterVec
 	pool         poolMetrics
 	auth         authMetrics
+	tap          tapMetrics
+	relay        relayMetrics
+	once         onceMetrics
+	destinations *destinationMetrics
 	saved        *prometheus.CounterVec
 	control      *prometheus.HistogramVec
 	controlTrips *prometheus.CounterVec
@@ -46,6 +50,10 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		pool:         newPoolMetrics(reg),
 		auth:         newAuthMetrics(reg),
+		tap:          newTapMetrics(reg),
+		relay:        newRelayMetrics(reg),
+		once:         newOnceMetrics(reg),
+		destinations: newDestinationMetrics(reg),
 		connections:  counter("connections_total", "Clients that came in.", "door"),
 		turnedAway:   counter("turned_away_total", "Clients that were turned away at the door.", "door", "code"),
 		transactions: counter("transactions_total", "Transactions by how they ended.", "door", "status"),
@@ -94,6 +102,9 @@ func (m *Metrics) prepare(door string) {
 	}
 	m.open.WithLabelValues(door)
 	m.pool.prepare(door)
+	m.tap.prepare(door)
+	m.once.prepare(door)
+	m.destinations.prepare(door)
 	for _, status := range []string{"sent", "deferred", "bounced", "mixed", "refused", "aborted"} {
 		m.transactions.WithLabelValues(door, status)
 	}

@@ -123,7 +123,7 @@ func (p *peer) fail(during string, err error) error {
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the connection was closed by the other side")
 	}
-	return &peerError{hop: p.label, during: during, err: err}
+	return &peerError{hop: p.label, during: during, err: err, banner: p.banner, tls: p.tls}
 }
 
 // errSurplus: the hop sent replies that nobody asked for. They could be taken
@@ -276,6 +276,7 @@ func (p *peer) reply(during string) (smtpwire.Reply, error) {
 	if err != nil {
 		return r, p.fail(during, err)
 	}
+	p.berth.heard()
 	if p.tls != nil {
 		p.heardFrom()
 	}
@@ -315,7 +316,7 @@ const maxBanner = 512
 func cut(s string, most int) string { return s[:min(len(s), most)] }
 
 func (p *peer) unwilling(during string, r smtpwire.Reply) error {
-	return &peerError{hop: p.label, during: during, said: r}
+	return &peerError{hop: p.label, during: during, said: r, banner: p.banner, tls: p.tls}
 }
 
 // hello says EHLO (LHLO to LMTP), and HELO to a hop that knows no EHLO

@@ -29,6 +29,7 @@ const (
 type pool struct {
 	max     int // idle connections in all
 	metrics *Metrics
+	places  *hopPlaces // of all open connections; nil: nobody counts them
 
 	mu      sync.Mutex
 	shelves map[poolKey]*shelf
@@ -224,12 +225,16 @@ func (p *pool) keep(k poolKey, l poolLimits, c *peer) (end func()) {
 	case h.waiting.Len() > 0: // its place is what is waited for
 		p.metrics.pool.count(k.door, poolEvicted)
 		end = c.leave
+	case p.places.handOver(k, c):
 	default:
 		p.place(k, h, e)
 		if out := p.surplus(e.shelf, l.size); out != nil {
 			defer p.evict(out) // behind the lock
 		}
 		p.arm()
+		if p.places.wanted() {
+			defer p.yieldOne()
+		}
 	}
 	p.mu.Unlock()
 	return end

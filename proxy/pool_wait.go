@@ -24,6 +24,7 @@ type poolHop struct {
 type berth struct {
 	pool  *pool
 	hop   hopKey
+	place *hopPlace // among all connections; nil: nobody counts them
 	since time.Time // it was taken: the connection is no older
 	left  bool
 }
@@ -153,6 +154,7 @@ func (b *berth) leave() {
 	if b == nil {
 		return
 	}
+	b.place.leave()
 	p := b.pool
 	p.mu.Lock()
 	defer p.mu.Unlock()

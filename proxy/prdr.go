@@ -15,7 +15,9 @@ import (
 
 // prdr tells whether SMTP clients may have a final reply for each recipient. It
 // is for the sake of late verdicts.
-func (d *door) prdr() bool { return !d.inbound && !d.lmtp && d.lateVerdict }
+func (d *door) prdr() bool {
+	return !d.inbound && !d.lmtp && d.lateVerdict && d.split != splitSingle
+}
 
 // takePRDR keeps what the client asked of us, where it was offered, from the hops.
 func (t *transaction) takePRDR() {
@@ -63,18 +65,13 @@ func (t *transaction) together(ctx context.Context, b *batch, asked []int) []int
 			stay = append(stay, i)
 			continue
 		}
-		b.fill(i, oneDestination())
+		b.fill(i, t.oneDestination())
 	}
 	return stay
 }
 
 func hasUTF8(s string) bool {
 	return slices.ContainsFunc([]byte(s), func(c byte) bool { return c >= 0x80 })
-}
-
-// oneDestination is what a recipient hears that cannot share the transaction.
-func oneDestination() smtpwire.Reply {
-	return composed(452, "4.5.3", "one destination at a time, please: send this recipient again on its own")
 }
 
 // maxFinals is how many octets of final replies are said in one write, about.
@@ -87,7 +84,9 @@ func (s *session) conclude(finals []smtpwire.Reply) smtpwire.Reply {
 		finals = append(finals, s.tx.failed(errBroke)) // never silence: the replies behind it would shift
 	}
 	last := finals[len(finals)-1]
-	if s.tx.finalEach() && slices.ContainsFunc(finals, func(r smtpwire.Reply) bool { return !sameReply(r, last) }) {
+	if s.tx.mustWait(finals) {
+		last = s.tx.differing()
+	} else if s.tx.finalEach() && slices.ContainsFunc(finals, func(r smtpwire.Reply) bool { return !sameReply(r, last) }) {
 		s.say(smtpwire.NewReply(353, "", "not the same for all recipients: each has a reply"))
 		for _, r := range finals {
 			s.say(r)
@@ -96,8 +95,22 @@ func (s *session) conclude(finals []smtpwire.Reply) smtpwire.Reply {
 			}
 		}
 		last = s.tx.overall()
+	} else {
+		last = s.tx.oneForAll(finals)
 	}
 	s.say(last)
+	return last
+}
+
+// oneForAll is the final reply to a client that takes one for all recipients.
+func (t *transaction) oneForAll(finals []smtpwire.Reply) smtpwire.Reply {
+	last := finals[len(finals)-1]
+	switch {
+	case slices.ContainsFunc(finals, func(r smtpwire.Reply) bool { return r.Class() != last.Class() }):
+		return t.differing()
+	case last.Class() != 2 && slices.ContainsFunc(finals, func(r smtpwire.Reply) bool { return !sameReply(r, last) }):
+		return t.overall()
+	}
 	return last
 }
 

@@ -376,8 +376,9 @@ func TestPRDRTalks(t *testing.T) {
 
 // A transaction has one destination. Who cannot be part of it hears so at RCPT,
 // and no name is waited for.
+// With split = "452" a transaction has one destination, for PRDR too.
 func TestPRDRTwoDomains(t *testing.T) {
-	const further = "452 4.5.3 Slipstream: one destination at a time"
+	const further = "451 4.5.3 Slipstream: one destination at a time"
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		k := refpeer.Modern()
@@ -385,7 +386,7 @@ func TestPRDRTwoDomains(t *testing.T) {
 			RcptReplies: map[string]string{"no@FIRST.example": "550 5.1.1 nobody"}})
 		second := w.lmtpDomain("second.example", "203.0.113.12", &refpeer.Server{Keywords: k})
 		umlaut := w.lmtpDomain("xn--bcher-kva.example", "203.0.113.13", &refpeer.Server{Keywords: k})
-		w.outbound(func(o *OutboundConfig) { o.Offer = []string{"8BITMIME", "SMTPUTF8"} })
+		w.outbound(func(o *OutboundConfig) { o.Offer, o.Split = []string{"8BITMIME", "SMTPUTF8"}, split452 })
 		w.start()
 		c := w.client(outboundAt)
 		c.ask("EHLO client.example", "250")

@@ -105,7 +105,8 @@ func poolSays(r, about, address string) bool {
 // which nothing breaks.
 func poolOurs(r string) bool {
 	for _, may := range []string{
-		"452 4.5.3 ",                       // another destination, or as many as the hop takes
+		"451 4.5.3 ",                       // another destination
+		"452 4.5.3 ",                       // as many as the hop takes
 		"hop_connections",                  // it took too long until there was room
 		"waiting for the next hop",         // the same
 		"no progress in",                   // or it left too little

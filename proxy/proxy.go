@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/once"
 	"slipstream/tlsstore"
 )
 
@@ -47,6 +48,10 @@ type Options struct {
 	// proxy.
 	Store *tlsstore.Store
 
+	// Once remembers outcomes of outbound mail that its sender did not hear as they
+	// were; nil: nobody does. It must outlive the proxy.
+	Once *once.Memory
+
 	// Tickets let clients resume their TLS sessions; nil: they cannot. Shy knows
 	// who gets none; nil: nobody.
 	Tickets *tlsstore.Tickets
@@ -68,14 +73,19 @@ type Proxy struct {
 	version string
 	authDNS AuthDNS // nil: mail cannot be judged
 	dial    DialFunc
+	dialAs  DialFunc // from addresses that are not ours
 	fast    DialFunc // nil: there is no Fast Open
 	listen  func(ctx context.Context, addr string) (net.Listener, error)
 	done    func(Summary)
 	store   *tlsstore.Store
+	once    *once.Memory
+	flights *flights
 	tickets *tlsstore.Tickets
 	shy     *tlsstore.Shy
 
 	pool     *pool
+	tap      *tap
+	health   *health
 	gate     *gate
 	goodbyes chan struct{} // one for each client that is being turned away
 	wires    *wireSet
@@ -118,7 +128,7 @@ type way struct {
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
 		log: o.Log, metrics: o.Metrics, dns: o.Resolver, authDNS: o.AuthDNS, version: o.Version, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
-		store: o.Store, tickets: o.Tickets, shy: o.Shy,
+		store: o.Store, once: o.Once, flights: newFlights(), tickets: o.Tickets, shy: o.Shy,
 		pool: newPool(cfg.Limits.MaxIdleConnections, o.Metrics),
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),
@@ -130,11 +140,13 @@ func New(cfg *Config, o Options) (*Proxy, error) {
 	if p.log == nil {
 		p.log = zap.NewNop()
 	}
+	p.tap = newTap(p.log, p.metrics)
 	if p.dial == nil && p.fast == nil {
 		p.fast = netDialFast
 	}
+	p.dialAs = p.dial
 	if p.dial == nil {
-		p.dial = netDial
+		p.dial, p.dialAs = netDial, netDialAs
 	}
 	if p.listen == nil {
 		p.listen = netListen
@@ -143,6 +155,8 @@ func New(cfg *Config, o Options) (*Proxy, error) {
 		p.metrics.shy.Store(p.shy)
 	}
 	p.ids.Store(rand.Uint64())
+	p.pool.places = p.newPlaces(cfg.Limits)
+	p.health = newHealth(p.log, p.metrics, p.pool.places)
 	p.base, p.cancel = context.WithCancel(context.Background())
 	p.ending, p.end = context.WithCancel(p.base)
 	if _, err := p.plan(cfg); err != nil {
@@ -238,15 +252,19 @@ func (p *Proxy) openPorts(ctx context.Context, pl *plan) (map[string]*port, erro
 		p.mu.Lock()
 		have := p.ports[pp.addr]
 		p.mu.Unlock()
-		if have != nil {
-			continue
+		if have == nil {
+			ln, err := p.listen(ctx, pp.addr)
+			if err != nil {
+				closePorts(opened)
+				return nil, fmt.Errorf("door %q cannot open %s: %w%s", pp.door.name, pp.addr, err, p.heldByUs(pp.addr))
+			}
+			have = &port{ln: ln}
+			opened[pp.addr] = have
 		}
-		ln, err := p.listen(ctx, pp.addr)
-		if err != nil {
+		if err := pp.openUp(have); err != nil {
 			closePorts(opened)
-			return nil, fmt.Errorf("door %q cannot open %s: %w%s", pp.door.name, pp.addr, err, p.heldByUs(pp.addr))
+			return nil, err
 		}
-		opened[pp.addr] = &port{ln: ln}
 	}
 	return opened, nil
 }
@@ -296,8 +314,10 @@ func (p *Proxy) install(pl *plan, opened map[string]*port) {
 		p.pool.forget(d.caller)
 	}
 	p.pool.resize(pl.config.Limits.MaxIdleConnections)
+	p.pool.places.resize(hopConnections(pl.config.Limits))
 	p.config, p.doors, p.ports, p.spools = pl.config, pl.doors, wanted, pl.spools
 	p.checkSpool()
+	p.tap.use(pl.config)
 	p.prepareMetrics()
 	for addr, pt := range opened {
 		p.log.Info("listening", zap.String("door", pt.way.Load().door.name), zap.String("listen", addr))
@@ -388,6 +408,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 			err = fmt.Errorf("%w; sessions hang on", err)
 		}
 	}
+	p.tap.close()
 	p.pool.close(ctx)
 	p.reload.Lock()
 	p.closeClerks()
@@ -415,6 +436,9 @@ func (p *Proxy) checkSpool() {
 func (p *Proxy) prepareMetrics() {
 	for _, d := range p.doors {
 		p.metrics.prepare(d.name)
+		if d.relays.auth {
+			p.metrics.relay.prepare(d.name)
+		}
 	}
 }
 

@@ -19,7 +19,9 @@ import (
 	"slipstream/bench/mta"
 	"slipstream/bench/mta/mtatest"
 	"slipstream/proxy"
+	"slipstream/proxy/once"
 	"slipstream/proxy/resolver"
+	"slipstream/tlsstore"
 )
 
 // Whom the tests with real mail servers know: mail goes from a.test, through
@@ -205,6 +207,12 @@ func startRealWith(t *testing.T, cfg *proxy.Config, names netip.AddrPort, o prox
 	}
 	px := &realProxy{}
 	o.Metrics, o.Resolver = proxy.NewMetrics(prometheus.NewRegistry()), res
+	if o.Once == nil {
+		if o.Once, err = once.Open(tlsstore.Memory(), once.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = o.Once.Close() }) // behind the proxy
+	}
 	o.Done = func(s proxy.Summary) {
 		px.mu.Lock()
 		defer px.mu.Unlock()

@@ -159,8 +159,13 @@ func TestRealPRDRAlike(t *testing.T) {
 }
 
 // Recipients that cannot share a transaction come again at once, in the same
-// session, wherever they stood among the others.
+// session, wherever they stood among the others; where all can, there is one.
 func TestRealPRDRManyDomains(t *testing.T) {
+	t.Run("452", func(t *testing.T) { prdrDomains(t, "452", 4) })
+	t.Run("fanout", func(t *testing.T) { prdrDomains(t, "fanout", 1) })
+}
+
+func prdrDomains(t *testing.T, split string, transactions int) {
 	at := realNeighbours(t, 3)
 	var hops []*refpeer.Server
 	domains := make(map[string]string)
@@ -171,7 +176,7 @@ func TestRealPRDRManyDomains(t *testing.T) {
 			RcptReplies: map[string]string{"no@" + domain: "550 5.1.1 no such user"}}))
 	}
 	cfg := realConfig(t)
-	addOutbound(cfg, doorSMTP, portOf(at[0]), nil)
+	addOutbound(cfg, doorSMTP, portOf(at[0]), func(o *proxy.OutboundConfig) { o.Split = split })
 	px := startReal(t, cfg, serveDomains(t, domains))
 	sender := sendThrough(t, mta.Exim, px.at(doorSMTP), doorSMTP, mta.Config{})
 	to := []string{"one@b.test", "one@c.test", "no@b.test", "two@c.test", "two@b.test", "one@d.test", "three@b.test",
@@ -210,7 +215,7 @@ func TestRealPRDRManyDomains(t *testing.T) {
 		id, _, _ := strings.Cut(tx.ID, ".")
 		sessions[id] = true
 	}
-	if len(sessions) != 1 || len(px.transactions()) != 4 {
-		t.Errorf("%d transactions in %d sessions, want 4 in 1", len(px.transactions()), len(sessions))
+	if len(sessions) != 1 || len(px.transactions()) != transactions {
+		t.Errorf("%d transactions in %d sessions, want %d in 1", len(px.transactions()), len(sessions), transactions)
 	}
 }

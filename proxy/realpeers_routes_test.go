@@ -23,16 +23,18 @@ func postponements(in *mta.Instance, about string) []string {
 
 // One message to four recipients in three domains, each with a server of its
 // own. The LMTP door takes it as it is, and everybody has it after one attempt.
-// At the SMTP door one transaction has one destination: Exim sends the rest at
-// once, and so does Postfix where it is told to take recipients one by one; else
-// Postfix comes back for the rest.
+// With split = "452" a transaction at the SMTP door has one destination: Exim sends
+// the rest at once, and so does Postfix where it is told to take recipients one by
+// one; else Postfix comes back for the rest. Exim asks for PRDR, with which one
+// transaction goes everywhere.
 func TestRealManyDomains(t *testing.T) {
 	for name, test := range map[string]manyDomains{
 		"exim, lmtp":    {from: mta.Exim, door: doorLMTP, transactions: 1},
 		"postfix, lmtp": {from: mta.Postfix, door: doorLMTP, transactions: 1},
-		"exim, smtp":    {from: mta.Exim, door: doorSMTP, transactions: 3},
-		"postfix, smtp": {from: mta.Postfix, door: doorSMTP, transactions: 3, anew: true},
-		"postfix, smtp, one by one": {from: mta.Postfix, door: doorSMTP, transactions: 4,
+		"exim, smtp":    {from: mta.Exim, door: doorSMTP, split: "452", transactions: 3},
+		"exim, PRDR":    {from: mta.Exim, door: doorSMTP, split: "fanout", transactions: 1},
+		"postfix, smtp": {from: mta.Postfix, door: doorSMTP, split: "452", transactions: 3, anew: true},
+		"postfix, smtp, one by one": {from: mta.Postfix, door: doorSMTP, split: "452", transactions: 4,
 			extra: []string{"smtp_destination_recipient_limit = 1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -46,6 +48,7 @@ func TestRealManyDomains(t *testing.T) {
 type manyDomains struct {
 	from         mta.Kind
 	door         string
+	split        string   // of the door; empty: the default
 	extra        []string // configuration of the sender
 	transactions int      // that it takes
 	anew         bool     // it comes back for the rest later
@@ -59,7 +62,11 @@ func (test manyDomains) run(t *testing.T) {
 		mtatest.Start(t, mta.Postfix, mta.Config{Listen: at[2], Hostname: "mx.d.test", Local: []string{"d.test"}}),
 	}
 	cfg := realConfig(t)
-	addOutbound(cfg, test.door, portOf(at[0]), nil)
+	addOutbound(cfg, test.door, portOf(at[0]), func(o *proxy.OutboundConfig) {
+		if test.split != "" {
+			o.Split = test.split
+		}
+	})
 	px := startReal(t, cfg, serveDomains(t, map[string]string{"b.test": at[0], "c.test": at[1], "d.test": at[2]}))
 	sender := sendThrough(t, test.from, px.at(test.door), test.door, mta.Config{Extra: test.extra})
 	raw := realMessage("domains", 0)

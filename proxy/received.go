@@ -35,6 +35,9 @@ func (t *transaction) with() string {
 	if c.tls != nil {
 		name += "S"
 	}
+	if t.s.own.loggedIn() {
+		name += "A"
+	}
 	return name
 }
 

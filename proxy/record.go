@@ -29,7 +29,9 @@ type record struct {
 	textAt   time.Time     // the first octet of text was expected
 	commitAt time.Time     // the text was complete
 	judged   *auth.Report  // nil: nobody looked at the text
+	recalled int           // recipients whose outcome was known
 	judging  time.Duration // what the verdict was waited for
+	tap      string        // the name of its copy, or why there is none; "": there was to be none
 }
 
 // hop notes a hop that takes part.
@@ -184,11 +186,20 @@ func (t *transaction) write(status string, said smtpwire.Reply) {
 		zap.Int64("size", sum.Octets),
 	}
 	fields = append(fields, t.rec.verdict()...)
+	if s.own.loggedIn() {
+		fields = append(fields, zap.String("client_login", s.own.mechanism)) // as whom, the backend knows
+	}
+	if t.rec.tap != "" {
+		fields = append(fields, zap.String("tap", t.rec.tap))
+	}
 	if t.rec.ended != "" {
 		fields = append(fields, zap.String("ended", t.rec.ended))
 	}
 	if sum.Control {
 		fields = append(fields, zap.Bool("control", true))
+	}
+	if t.rec.recalled > 0 {
+		fields = append(fields, zap.Int("recalled", t.rec.recalled))
 	}
 	if sum.InDoubt {
 		fields = append(fields, zap.Bool("in_doubt", true))

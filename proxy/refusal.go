@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,6 +17,9 @@ type peerError struct {
 	during string         // "connecting", "waiting for the greeting", …
 	said   smtpwire.Reply // the hop's own words, if it had any
 	err    error
+
+	banner string               // its greeting, if it was heard
+	tls    *tls.ConnectionState // nil: in clear
 }
 
 func (e *peerError) Error() string {
@@ -125,7 +129,10 @@ func peerCode(e *peerError) string {
 	if code, ok := e.said.Enhanced(); ok && strings.HasPrefix(code, "4.") {
 		return code
 	}
+	var crowded *crowdedError
 	switch {
+	case errors.As(e.err, &crowded): // RFC 3463 §3.5: mail system congestion
+		return "4.4.5"
 	case e.said.Code != 0:
 		return "4.3.2"
 	case e.during == duringConnect:

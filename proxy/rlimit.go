@@ -19,6 +19,7 @@ type FileLimit struct {
 	Needs          uint64
 	MaxConnections int
 	MaxIdle        int // connections to hops that are kept
+	MaxHops        int // open to hops at once, where that is configured; else 0
 }
 
 // OpenFiles raises the system's limit on open files as far as we may and returns
@@ -26,12 +27,39 @@ type FileLimit struct {
 // could not be read.
 func OpenFiles(limits LimitsConfig) (FileLimit, error) {
 	has, err := raiseFileLimit()
-	return FileLimit{
+	f := FileLimit{
 		Has:            has,
-		Needs:          uint64(limits.MaxConnections)*filesPerConnection + uint64(limits.MaxIdleConnections) + filesBeside,
 		MaxConnections: limits.MaxConnections,
 		MaxIdle:        limits.MaxIdleConnections,
-	}, err
+		MaxHops:        limits.MaxHopConnections,
+	}
+	f.Needs = uint64(f.MaxConnections)*f.perClient() + f.beside()
+	return f, err
+}
+
+// perClient is what one client needs, with its connection to a hop where those are
+// not counted on their own.
+func (f FileLimit) perClient() uint64 {
+	if f.MaxHops > 0 {
+		return filesPerConnection - 1
+	}
+	return filesPerConnection
+}
+
+// beside is what is needed besides.
+func (f FileLimit) beside() uint64 {
+	if f.MaxHops > 0 {
+		return uint64(f.MaxHops) + filesBeside
+	}
+	return uint64(f.MaxIdle) + filesBeside
+}
+
+// hops names what counts the connections to hops.
+func (f FileLimit) hops() string {
+	if f.MaxHops > 0 {
+		return fmt.Sprintf("max_hop_connections = %d", f.MaxHops)
+	}
+	return fmt.Sprintf("max_idle_connections = %d", f.MaxIdle)
 }
 
 // Enough reports whether the limits can be reached.
@@ -43,15 +71,17 @@ func (f FileLimit) String() string {
 		return "the system sets no limit"
 	}
 	if f.Enough() {
-		return fmt.Sprintf("%d may be open; max_connections = %d and max_idle_connections = %d need %d",
-			f.Has, f.MaxConnections, f.MaxIdle, f.Needs)
+		return fmt.Sprintf("%d may be open; max_connections = %d and %s need %d", f.Has, f.MaxConnections, f.hops(), f.Needs)
 	}
-	beside := uint64(f.MaxIdle) + filesBeside
-	s := fmt.Sprintf("%d may be open, but max_connections = %d and max_idle_connections = %d need %d (%d per connection, 1 for each that is idle, and %d); "+
+	each := "1 for each that is idle"
+	if f.MaxHops > 0 {
+		each = "1 for each to a hop"
+	}
+	s := fmt.Sprintf("%d may be open, but max_connections = %d and %s need %d (%d per connection, %s, and %d); "+
 		"write LimitNOFILE=%d in the [Service] section of the unit",
-		f.Has, f.MaxConnections, f.MaxIdle, f.Needs, filesPerConnection, filesBeside, f.Needs)
-	if f.Has >= beside+filesPerConnection {
-		s += fmt.Sprintf(", or max_connections = %d in [limits]", (f.Has-beside)/filesPerConnection)
+		f.Has, f.MaxConnections, f.hops(), f.Needs, f.perClient(), each, filesBeside, f.Needs)
+	if f.Has >= f.beside()+f.perClient() {
+		s += fmt.Sprintf(", or max_connections = %d in [limits]", (f.Has-f.beside())/f.perClient())
 	}
 	return s
 }

@@ -51,6 +51,9 @@ func TestFileLimitSaysWhatToDo(t *testing.T) {
 			"64 may be open, but max_connections = 1 and max_idle_connections = 10 need 213 " +
 				"(3 per connection, 1 for each that is idle, and 1480); " +
 				"write LimitNOFILE=213 in the [Service] section of the unit"},
+		{"hops are counted", FileLimit{Has: 4096, Needs: 26480, MaxConnections: 10000, MaxIdle: 500, MaxHops: 5000}, false,
+			"4096 may be open, but max_connections = 10000 and max_hop_connections = 5000 need 26480 " +
+				"(2 per connection, 1 for each to a hop, and 1480); write LimitNOFILE=26480 in the [Service] section of the unit"},
 		{"no limit", FileLimit{Needs: 103}, true, "the system sets no limit"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 
@@ -18,13 +19,13 @@ func (t *transaction) route(ctx context.Context, b *batch, asked []int) []group 
 		if !ok {
 			continue // refused: its domain has no route
 		}
-		l := t.legFor(found)
-		if l == nil && t.s.door.lmtp {
-			b.fill(i, composed(452, "4.5.3", "too many destinations in one transaction: send this recipient again"))
+		l := t.legFor(found, groups)
+		switch {
+		case l == nil && len(t.legs) >= maxLegs:
+			b.fill(i, t.tooMany())
 			continue
-		}
-		if l == nil {
-			b.fill(i, oneDestination())
+		case l == nil:
+			b.fill(i, t.oneDestination())
 			continue
 		}
 		groups = addTo(groups, l, i)
@@ -42,29 +43,40 @@ func addTo(groups []group, l *leg, slot int) []group {
 	return append(groups, group{leg: l, slots: []int{slot}})
 }
 
-// legFor returns the leg of a route. The SMTP door has one at a time (RFC 9422:
-// RCPTDOMAINMAX=1); one that nobody was accepted on makes room for another.
-// https://www.rfc-editor.org/rfc/rfc9422#section-4.3
-func (t *transaction) legFor(r route.Route) *leg {
+// legFor returns the leg of a route; nil: there is no room for it. Where there may
+// be one at a time, or there are many, one that nobody was accepted on makes room
+// for another.
+func (t *transaction) legFor(r route.Route, wanted []group) *leg {
 	for _, l := range t.legs {
 		if l.route.Key == r.Key {
 			return l
 		}
 	}
-	if !t.s.door.lmtp && len(t.legs) > 0 {
-		old := t.legs[len(t.legs)-1]
-		if len(old.accepted) > 0 || !old.begun && old.err == nil {
-			return nil
-		}
-		t.release(old)
-		t.legs = t.legs[:len(t.legs)-1]
+	most := 1
+	if t.manyLegs() {
+		most = maxLegs
 	}
-	if len(t.legs) >= maxLegs {
+	if len(t.legs) >= most && !t.dropIdle(wanted) {
 		return nil
 	}
-	l := &leg{tx: t, route: r, supply: t.leadFor(r.Key)}
+	l := &leg{tx: t, route: r, lead: t.leadFor(r.Key)}
 	t.legs = append(t.legs, l)
 	return l
+}
+
+// dropIdle lets go of a leg that was asked and accepted nobody, and is not about
+// to be asked again.
+func (t *transaction) dropIdle(wanted []group) bool {
+	i := slices.IndexFunc(t.legs, func(l *leg) bool {
+		again := slices.ContainsFunc(wanted, func(g group) bool { return g.leg == l })
+		return len(l.accepted) == 0 && (l.begun || l.err != nil) && !again
+	})
+	if i < 0 {
+		return false
+	}
+	t.release(t.legs[i])
+	t.legs = slices.Delete(t.legs, i, i+1)
+	return true
 }
 
 // maxLegs bounds the destinations, and so the connections, of one transaction.
@@ -108,7 +120,7 @@ func (t *transaction) lookUp(ctx context.Context, b *batch, asked []int) map[int
 		wg.Go(func() {
 			defer func() { <-turn }()
 			a.err = within(ctx, "the route", t.s.times.Setup, func(ctx context.Context) (err error) {
-				a.r, err = t.s.door.router.Route(ctx, t.mail.Path, to)
+				a.r, err = t.router().Route(ctx, t.mail.Path, to)
 				return err
 			})
 		})

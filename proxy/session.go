@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
 
@@ -42,6 +43,15 @@ type session struct {
 	ahead  *chunkAhead       // the text of the flight's BDAT was read before its envelope was asked
 	kept   map[poolKey]*peer // connections of earlier transactions, by key
 	errs   error             // the first write error
+	own    ownPeer           // for a login, and for commands that are passed on
+	router route.Router      // of this session; nil: the door's
+	name   string            // that this client knows us by; "": the door's
+	opened *foothold         // a connection to where the client meant to go; nil: there is none
+	told   bool              // why the client is turned away is in the log, or has been
+	leftBy error             // why nothing more was read; nil: the client was not the one to leave
+
+	unheard []*unheard // the last words, until the client has them; the oldest first
+	fragile bool       // the client may have taken two replies for too much: if it leaves without a word, it heard none
 
 	mu       sync.Mutex
 	idle     bool // between transactions, waiting for a command
@@ -70,9 +80,10 @@ func (s *session) serve(ctx context.Context) {
 
 // converse walks the corridor until one side has had enough.
 func (s *session) converse(ctx context.Context) {
-	if !s.greet() {
+	if !s.greet(ctx) {
 		return
 	}
+	ctx = s.withFoothold(ctx)
 	for !s.over {
 		flight, err := s.readFlight()
 		if err != nil {
@@ -86,27 +97,33 @@ func (s *session) converse(ctx context.Context) {
 	}
 }
 
-// greet says the first word at once; nothing is waited for. To a client that
-// talks early it is said along with the answers to what is here already. It
-// returns false where the client is turned away.
-func (s *session) greet() bool {
+// greet says the first word at once; nothing is waited for, but where the client
+// was intercepted. To a client that talks early it is said along with the answers
+// to what is here already. It returns false where the client is turned away.
+func (s *session) greet(ctx context.Context) bool {
 	if s.isDraining() {
 		s.farewell(errDraining)
 		return false
 	}
-	if refused, ok := s.door.admit(s); !ok {
+	refused, ok := s.door.admit(s)
+	if ok {
+		refused, ok = s.reach(ctx)
+	}
+	if !ok {
 		s.say(refused)
 		s.over = true
 		_ = s.flush() // the client is turned away either way
 		s.door.metrics.away(s.door.name, refused)
-		s.log.Info("turned away", zap.String("reply", refused.String()))
+		if !s.told {
+			s.log.Info("turned away", zap.String("reply", refused.String()))
+		}
 		return false
 	}
 	kind := "ESMTP"
 	if s.door.lmtp {
 		kind = "LMTP"
 	}
-	s.say(smtpwire.NewReply(220, "", s.door.hostname+" "+kind+" Slipstream"))
+	s.say(smtpwire.NewReply(220, "", s.hostname()+" "+kind+" Slipstream"))
 	s.client.early = s.glance()
 	return s.client.early || s.flush() == nil
 }
@@ -136,6 +153,8 @@ func (s *session) readFlight() ([]smtpwire.Command, error) {
 	}
 	if err == nil {
 		s.client.admission.heard()
+		s.heard()
+		s.fragile = false
 	}
 	return flight, err
 }
@@ -170,9 +189,12 @@ func (s *session) farewell(err error) {
 		s.say(smtpwire.NewReply(421, "4.4.2", s.door.hostname+" timeout: "+wait.Error()))
 	case errors.Is(err, errTooMuch):
 		s.say(smtpwire.NewReply(552, "5.3.4", "message exceeds every limit, closing"))
+	case errors.Is(err, errSpokeTLS):
+		s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: no TLS here before STARTTLS"))
 	case errors.Is(err, smtpwire.ErrFlood):
 		s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: a line without end is not SMTP"))
 	default:
+		s.leftBy = err
 		s.log.Debug("client left", zap.Error(err))
 		return
 	}
@@ -202,6 +224,7 @@ func (s *session) answer(ctx context.Context, flight []smtpwire.Command) {
 		s.envelope(ctx, flight[i:i+n], next)
 		i += n
 	}
+	s.endLost()
 	if s.bad > s.door.limits.MaxBadCommands && !s.over {
 		s.say(smtpwire.NewReply(421, "4.7.0", s.door.hostname+" closing: too many bad commands"))
 		s.log.Info("session ended by us: too many bad commands", zap.Int("bad", s.bad))
@@ -274,11 +297,14 @@ func (s *session) leave(broke bool) {
 		s.tx.abort("the client left")
 	}
 	s.linger()
+	s.vanished()
 	_ = s.wire.Close()
 	for _, p := range s.kept {
 		p.quit()
 	}
 	s.kept = nil
+	s.own.end()
+	s.opened.close()
 }
 
 // linger says that we have nothing more to say, and waits a little for the
@@ -333,8 +359,8 @@ func (s *session) keep(p *peer) {
 		c.pool.put(p.key, c.warm, p)
 		return
 	}
-	p.open = p.open || p.rode                                             // RSET shows whether its replies are in step
-	if warm := s.door.caller.warm; warm.worn(p) || warm.connections > 0 { // or somebody may wait for its place
+	p.open = p.open || p.rode                                                                                // RSET shows whether its replies are in step
+	if warm := s.door.caller.warm; warm.worn(p) || warm.connections > 0 || s.door.caller.places().wanted() { // or somebody may wait for its place
 		p.leave()
 		return
 	}

@@ -67,6 +67,10 @@ func (t *transaction) warm(r route.Route) *peer {
 
 func (t *transaction) connections(ctx context.Context, r route.Route) iter.Seq2[*peer, error] {
 	return func(yield func(*peer, error) bool) {
+		if t.s.own.loggedIn() {
+			yield(t.s.ownConnection(ctx))
+			return
+		}
 		if p := t.warm(r); p != nil && !yield(p, nil) {
 			return
 		}

@@ -8,28 +8,36 @@ import (
 
 	"go.uber.org/zap"
 
+	"slipstream/proxy/once"
 	"slipstream/smtpwire"
 )
 
 // A transaction is one message on its way: from MAIL to the final reply.
 type transaction struct {
-	s      *session
-	id     string // "7f3a9c0b12.1": the session's id and a count
-	start  time.Time
-	mail   smtpwire.Command
-	legs   []*leg
-	rcpts  []*recipient
-	prefix []byte // what we put above the message
-	msg    *message
-	judged bool         // the text is to be examined
-	exam   *examination // nil: not begun, or not to be
-	who    *identity
-	notes  []error      // hops that gave no answer before one did
-	late   []*recipient // those that were answered before their hop was asked
-	leads  []*lead      // connections that are being made ahead
-	plain  bool         // goes without what makes others fast
-	prdr   bool         // the client takes a final reply for each recipient
-	rec    record
+	s       *session
+	id      string // "7f3a9c0b12.1": the session's id and a count
+	start   time.Time
+	mail    smtpwire.Command
+	legs    []*leg
+	rcpts   []*recipient
+	prefix  []byte // what we put above the message
+	msg     *message
+	judged  bool         // the text is to be examined
+	exam    *examination // nil: not begun, or not to be
+	who     *identity
+	notes   []error      // hops that gave no answer before one did
+	late    []*recipient // those that were answered before their hop was asked
+	leads   []*lead      // connections that are being made ahead
+	claim   *claim       // on places for connections; nil: none was asked for yet
+	plain   bool         // goes without what makes others fast
+	prdr    bool         // the client takes a final reply for each recipient
+	turn    turn         // who may be in it
+	parted  []string     // the recipients in it that were refused before
+	alone   bool         // only one of those may be in it
+	flying  []once.Key   // its copies that are under way
+	told452 bool         // somebody was told so, by us or by a hop
+	again   bool         // outcomes differ: the client is to come again for all of them
+	rec     record
 }
 
 // A recipient is one accepted or refused RCPT.
@@ -39,6 +47,9 @@ type recipient struct {
 	reply smtpwire.Reply // to RCPT
 	final smtpwire.Reply // to the message
 	late  bool           // it was answered before its hop was asked
+
+	recalled bool // final is that of an earlier attempt
+	noted    bool // final is written down
 }
 
 func (rc *recipient) accepted() bool { return (rc.leg != nil || rc.late) && rc.reply.Class() == 2 }
@@ -59,6 +70,10 @@ func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 		s.over = true
 		return s.enough()
 	}
+	if !s.readyOwn() {
+		s.over = true
+		return s.loginLost()
+	}
 	s.count++
 	t := &transaction{s: s, id: fmt.Sprintf("%s.%d", s.id, s.count), start: time.Now(), mail: mail}
 	t.plain = s.door.plainFor(rand.Float64)
@@ -66,7 +81,7 @@ func (s *session) begin(mail smtpwire.Command) smtpwire.Reply {
 	if s.door.addReceived {
 		t.prefix = t.received()
 	}
-	t.judged = s.door.auth.judges(s.client.addr.Addr())
+	t.judged = s.door.auth.judges(s.client.addr.Addr()) && !s.own.loggedIn()
 	s.tx = t
 	return smtpwire.Reply{}
 }
@@ -88,6 +103,7 @@ func declaredSize(mail smtpwire.Command) (int64, bool) {
 // was offered, and accounts for the octets that we add.
 func (t *transaction) adapted(c smtpwire.Command, offered smtpwire.EHLO) (smtpwire.Command, smtpwire.Reply, bool) {
 	if c.Verb == smtpwire.VerbMail {
+		c = t.s.asserted(c)
 		if size, ok := declaredSize(c); ok && size < 1<<62 {
 			c.Params = c.Params.With("SIZE", fmt.Sprint(size+t.growth()))
 		}
@@ -103,24 +119,29 @@ func (t *transaction) adapted(c smtpwire.Command, offered smtpwire.EHLO) (smtpwi
 
 // identity is what the backend is told about the client, looked up once.
 func (t *transaction) identity() identity {
-	if t.s.door.caller.announce == announceNone {
+	if !t.s.door.caller.personal() {
 		return identity{}
 	}
+	return *t.fullIdentity()
+}
+
+// fullIdentity is all that is known of the client.
+func (t *transaction) fullIdentity() *identity {
 	if t.who == nil {
 		c := &t.s.client
 		t.who = &identity{client: c.addr, local: c.local, helo: c.helo, esmtp: c.esmtp}
-		if t.s.door.caller.announce == announceXclient && c.name != nil {
+		if c.name != nil {
 			t.who.name = c.name()
 		}
 	}
-	return *t.who
+	return t.who
 }
 
 // announced is the part of the client's identity that may change within a
 // session and that the hop was told, so that no connection is used again under
 // another.
 func (t *transaction) announced() string {
-	if t.s.door.caller.announce == announceNone {
+	if !t.s.door.caller.personal() {
 		return ""
 	}
 	return t.s.client.helo
@@ -180,13 +201,14 @@ func (t *transaction) abort(why string) {
 // finish closes the transaction: connections are kept or closed, the body is
 // gone, the log has its line.
 func (t *transaction) finish(status string, said smtpwire.Reply) {
+	t.s.door.flights.land(t.flying, t.s)
 	t.dropLeads()
 	for _, l := range t.legs {
 		t.release(l)
 	}
 	t.s.door.clerk.Load().file(t, status)
 	t.dropExam()
-	if t.msg != nil {
+	if t.msg != nil && !t.tapped() {
 		t.msg.close()
 	}
 	t.write(status, said)
@@ -195,9 +217,9 @@ func (t *transaction) finish(status string, said smtpwire.Reply) {
 
 // release gives a leg's connection back to the session.
 func (t *transaction) release(l *leg) {
-	if l.supply != nil {
-		l.supply.drop(t.s.keep)
-		l.supply = nil
+	if l.lead != nil {
+		l.lead.drop(t.s.keep)
+		l.lead = nil
 	}
 	if p := t.detach(l); p != nil {
 		t.giveBack(l, p)
@@ -206,11 +228,13 @@ func (t *transaction) release(l *leg) {
 
 // detach takes the connection from a leg and accounts for it.
 func (t *transaction) detach(l *leg) *peer {
+	l.letsGo()
 	p := l.peer
 	if p == nil {
 		return nil
 	}
 	l.abandon()
+	l.hop, l.hopTLS = p.label, describeTLS(p.tls)
 	t.rec.done(p)
 	return p
 }
@@ -220,6 +244,7 @@ func (t *transaction) detach(l *leg) *peer {
 // next sender what this one did.
 func (t *transaction) giveBack(l *leg, p *peer) {
 	switch c := t.s.door.caller; {
+	case t.s.own.holds(p):
 	case t.plain || p.inClear:
 		p.leave()
 	case c.pools() && !l.delivered && p.used > 0:

@@ -24,11 +24,15 @@ type wire struct {
 	each     bool      // every read has the limit to itself
 	end      time.Time // but none goes on after this
 	budget   int64     // octets that may be read while each holds
+	dialled  bool      // by us
+	opening  bool      // nothing was read yet, and it may not be TLS
+	barred   error     // it was: nothing more is read
 	spoke    bool      // something was written since the last read began
 	hurry    bool      // what the next read brings is to be acknowledged at once
 	glancing bool      // a read that would have to wait fails instead
 	trips    int
 	first    int // octets of the first write
+	sent     int64
 	cutFlag  atomic.Bool
 }
 
@@ -37,7 +41,7 @@ type wire struct {
 func newWire(c net.Conn, dialled bool) *wire {
 	w := &wire{Conn: c}
 	if dialled {
-		w.trips, w.spoke = 1, true
+		w.trips, w.spoke, w.dialled = 1, true, true
 	}
 	return w
 }
@@ -87,6 +91,9 @@ func (w *wire) cut() {
 
 // Read implements [io.Reader].
 func (w *wire) Read(p []byte) (int, error) {
+	if w.barred != nil {
+		return 0, w.barred
+	}
 	if w.glancing && !readable(w.Conn) {
 		return 0, glanceError{}
 	}
@@ -106,6 +113,12 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	n, err := w.Conn.Read(p)
 	w.budget -= int64(n)
+	if w.opening && n > 0 {
+		if w.opening = false; p[0] == recordHandshake {
+			w.barred = errSpokeTLS
+			return 0, w.barred
+		}
+	}
 	if n == 0 && err != nil {
 		err = w.explain(err)
 	}
@@ -119,6 +132,7 @@ func (w *wire) Write(p []byte) (int, error) {
 		w.first = len(p)
 	}
 	n, err := w.Conn.Write(p)
+	w.sent += int64(n)
 	if err != nil {
 		err = w.explain(err)
 	}

@@ -41,7 +41,7 @@ func (c *checkCmd) Run(con console) error {
 		printFinding(con.out, f)
 	}
 	if cfg := c.load(report); cfg != nil {
-		o := proxy.CheckOptions{Offline: c.Offline}
+		o := proxy.CheckOptions{Offline: c.Offline, Run: runProgram}
 		if !c.Offline {
 			o.Resolver = checkResolver(cfg.DNS, report)
 		}

@@ -24,6 +24,7 @@ func checkMemory(cfg *proxy.Config, report func(proxy.Finding)) {
 		c.stateDir()
 		c.key()
 		c.store()
+		c.once()
 		c.tickets()
 		return c.found
 	}, func([]proxy.Finding) {})

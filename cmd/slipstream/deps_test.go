@@ -23,11 +23,13 @@ var downwards = map[string][]string{
 	"auth/aggregate":    {"auth", "auth/arc"},
 	"auth/failure":      {"auth", "auth/arc"},
 	"bench/authload":    {"auth", "auth/arc", "proxy", "proxy/resolver"},
+	"proxy/intercept":   nil,
 	"proxy/logfmt":      nil,
+	"proxy/once":        {"smtpwire", "tlsstore"},
 	"proxy/resolver":    nil,
 	"proxy/route":       {"smtpwire"},
-	"proxy": {"auth", "auth/aggregate", "auth/arc", "auth/failure", "proxy/logfmt", "proxy/resolver", "proxy/route",
-		"smtpwire", "tlsstore"},
+	"proxy": {"auth", "auth/aggregate", "auth/arc", "auth/failure", "proxy/intercept", "proxy/logfmt", "proxy/once",
+		"proxy/resolver", "proxy/route", "smtpwire", "tlsstore"},
 	"bench/netsim":      nil,
 	"bench/meter":       nil,
 	"bench/wan":         {"bench/meter"},
@@ -41,7 +43,8 @@ var downwards = map[string][]string{
 	"cmd/slipstream": {"auth", "auth/aggregate", "auth/arc", "auth/failure", "bench", "bench/load", "bench/meter",
 		"bench/mta", "bench/netsim", "bench/refpeer",
 		"bench/report", "bench/wan", "proxy",
-		"proxy/logfmt", "proxy/resolver", "proxy/route", "smtpwire", "tlsstore", "tlsstore/badgerkv"},
+		"proxy/intercept", "proxy/logfmt", "proxy/once", "proxy/resolver", "proxy/route", "smtpwire", "tlsstore",
+		"tlsstore/badgerkv"},
 }
 
 // forTests may be imported by any test, from wherever it stands.

@@ -6,6 +6,7 @@
 //	slipstream serve -c FILE      run the service
 //	slipstream check -c FILE      try what the service needs
 //	slipstream probe HOST[:PORT]  ask a mail host what it offers and how far away it is
+//	slipstream intercept COMMAND  have other programs' connections brought to the doors
 //	slipstream cache COMMAND      see what is remembered about peers, and have it forgotten
 //	slipstream verify             tell who a message is from
 //	slipstream seal               put an ARC set on top of a message
@@ -36,6 +37,8 @@ type cli struct {
 	Demo    demoCmd    `cmd:"" help:"Show the service at work, on this machine alone."`
 	Bench   benchCmd   `cmd:"" help:"Measure what a message costs, with the service and without."`
 	Version versionCmd `cmd:"" help:"Tell which build this is."`
+
+	Intercept interceptCmd `cmd:"" help:"Have other programs' connections brought to the doors, by rules of nftables."`
 }
 
 // Exit codes.

@@ -40,19 +40,8 @@ func within[T any](limit time.Duration, f func() T, late func(T)) (v T, ok bool)
 
 // openDisk opens the store on disk.
 func openDisk(cfg *proxy.Config, log *zap.Logger) opened {
-	if owner, abroad := rootAbroad(cfg.StateDir); abroad {
-		return opened{warnings: []string{fmt.Sprintf("this is root, but state_dir %s belongs to %s, who could not read "+
-			"what root writes there: run the service as %s, or chown -R root %s",
-			cfg.StateDir, owner, owner, cfg.StateDir), inMemory}}
-	}
-	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
-		return opened{warnings: []string{fmt.Sprintf("%v; make state_dir a directory that %s can write to",
-			err, badgerkv.Account(os.Geteuid())), inMemory}}
-	}
-	if owner, strange := stranger(cfg.StateDir); strange {
-		us := badgerkv.Account(os.Geteuid())
-		return opened{warnings: []string{fmt.Sprintf("state_dir %s belongs to %s, not to %s or root: chown -R %s %s, "+
-			"or name another directory", cfg.StateDir, owner, us, us, cfg.StateDir), inMemory}}
+	if err := makeStateDir(cfg.StateDir); err != nil {
+		return opened{warnings: []string{err.Error(), inMemory}}
 	}
 	o, err := storeOptions(cfg, log)
 	if err != nil {
@@ -66,6 +55,23 @@ func openDisk(cfg *proxy.Config, log *zap.Logger) opened {
 	return opened{kv, warnings}
 }
 
+// makeStateDir makes the state directory, if need be, or says why nothing of ours can be in it.
+func makeStateDir(dir string) error {
+	if owner, abroad := rootAbroad(dir); abroad {
+		return fmt.Errorf("this is root, but state_dir %s belongs to %s, who could not read what root writes there: "+
+			"run the service as %s, or chown -R root %s", dir, owner, owner, dir)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%w; make state_dir a directory that %s can write to", err, badgerkv.Account(os.Geteuid()))
+	}
+	if owner, strange := stranger(dir); strange {
+		us := badgerkv.Account(os.Geteuid())
+		return fmt.Errorf("state_dir %s belongs to %s, not to %s or root: chown -R %s %s, or name another directory",
+			dir, owner, us, us, dir)
+	}
+	return nil
+}
+
 const inMemory = "what is learned about peers is kept in memory only, and lost when the process ends"
 
 // storeOptions reads the key, or makes it.
@@ -75,19 +81,24 @@ func storeOptions(cfg *proxy.Config, log *zap.Logger) (badgerkv.Options, error) 
 		Dir:     filepath.Join(cfg.StateDir, storeName),
 		Key:     key,
 		MaxSize: int64(cfg.Store.MaxSize),
-		Log: func(level, msg string) {
-			switch msg = "store: " + msg; level {
-			case "error":
-				log.Error(msg)
-			case "warn":
-				log.Warn(msg)
-			case "info":
-				log.Info(msg)
-			default:
-				log.Debug(msg)
-			}
-		},
+		Log:     sayFor(storeName, log),
 	}, err
+}
+
+// sayFor logs what Badger has to say of a directory.
+func sayFor(name string, log *zap.Logger) func(level, msg string) {
+	return func(level, msg string) {
+		switch msg = name + ": " + msg; level {
+		case "error":
+			log.Error(msg)
+		case "warn":
+			log.Warn(msg)
+		case "info":
+			log.Info(msg)
+		default:
+			log.Debug(msg)
+		}
+	}
 }
 
 // beginOpening opens the store on disk beside all else.

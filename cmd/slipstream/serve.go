@@ -61,6 +61,13 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	log.Info("starting", zap.String("version", version(info)), zap.String("config", path), zap.Int("pid", os.Getpid()))
 	warnAboutFiles(log, cfg.Limits)
 
+	sockets := inheritSockets()
+	defer sockets.Close()
+	if err := sockets.check(cfg); err != nil {
+		return failed(log, &exitError{exitConfig, err})
+	} else if len(sockets) > 0 {
+		log.Info("systemd passed sockets", zap.Stringer("sockets", sockets))
+	}
 	dns, err := newResolver(cfg.DNS)
 	if err != nil {
 		return failed(log, err)
@@ -83,6 +90,9 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	}
 	defer kept.Close()
 	mem := kept.mem
+	if outcomes := kept.once.memory(); outcomes != nil {
+		metrics.MustRegister(proxy.NewOutcomeMetrics(outcomes))
+	}
 	of := proxy.NewMemoryMetrics(mem.Store, mem.Tickets)
 	if mem.Store != nil {
 		of = of.WithStored(mem.Stored).WithDisk(mem.octets.Load)
@@ -90,7 +100,7 @@ func serve(path string, stderr io.Writer, signals <-chan os.Signal) error {
 	metrics.MustRegister(of)
 	px, err := proxy.New(cfg, proxy.Options{
 		Log: log, Metrics: proxy.NewMetrics(metrics), Resolver: dns, AuthDNS: authDNS, Version: buildVersion(),
-		Store: mem.Store, Tickets: mem.Tickets, Shy: mem.Shy,
+		Store: mem.Store, Once: kept.once.memory(), Tickets: mem.Tickets, Shy: mem.Shy, Listen: sockets.option(),
 	})
 	if err != nil {
 		return failed(log, &exitError{exitConfig, err})
@@ -119,12 +129,13 @@ const controlWait = 5 * time.Second
 // kept is the memory, and the socket through which people see it.
 type kept struct {
 	mem     *memory
+	once    *outcomes // nil: no door needs them
 	control *control
 	again   bool // somebody asked for a reload meanwhile
 	err     error
 }
 
-// openKept opens both. The disk may hang: neither is waited for without end.
+// openKept opens all of it. The disk may hang: nothing is waited for without end.
 func openKept(cfg *proxy.Config, log *zap.Logger) kept {
 	mem, err := openMemory(cfg, log)
 	if err != nil {
@@ -135,7 +146,7 @@ func openKept(cfg *proxy.Config, log *zap.Logger) kept {
 		log.Warn("there is no control socket, so what is remembered cannot be looked at while the service runs: "+
 			"no answer from the disk", zap.String("socket", controlPath(cfg)), zap.Duration("waited", controlWait))
 	}
-	return kept{mem: mem, control: control}
+	return kept{mem: mem, once: openOutcomes(cfg, log), control: control}
 }
 
 // Close closes what was opened.
@@ -144,6 +155,7 @@ func (k kept) Close() {
 	if k.mem != nil {
 		k.mem.Close()
 	}
+	k.once.Close()
 }
 
 // awaitKept opens the memory and hears signals meanwhile. After one to stop, what comes late is closed.

@@ -177,6 +177,7 @@ func needRestart(old, new *proxy.Config) []string {
 	if old.Reports.MaxSize != new.Reports.MaxSize {
 		list = append(list, "reports.max_size")
 	}
+	list = append(list, onceRestart(old, new)...)
 	if !slices.Equal(old.DNS.Servers, new.DNS.Servers) {
 		list = append(list, "dns.servers")
 	}

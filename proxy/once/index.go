@@ -25,6 +25,17 @@ type entry struct {
 
 func (e *entry) refused() bool { return e.code/100 == 5 }
 
+// rank orders what may have become of one recipient.
+func (e *entry) rank() int {
+	switch e.code / 100 {
+	case 2:
+		return 2
+	case 5:
+		return 1
+	}
+	return 0
+}
+
 func (e *entry) deferred() bool { return e.code/100 == 4 }
 
 func (e *entry) reply() smtpwire.Reply {
@@ -171,6 +182,20 @@ func (x *index) expire(now time.Time) (n int) {
 func (x *index) refused(d digest) bool {
 	r := x.recipients[d]
 	return r != nil && r.refused > 0
+}
+
+// refusedTogether says whether one message was refused for all of these recipients.
+func (x *index) refusedTogether(recipients []digest) bool {
+	found := false
+	x.messagesTo(recipients[0], func(e *entry, _ *message) bool {
+		found = e.refused()
+		for _, d := range recipients[1:] {
+			other := x.entries[id{e.id.message, d}]
+			found = found && other != nil && other.refused()
+		}
+		return !found
+	})
+	return found
 }
 
 // awaits says whether a message to a recipient was refused for another.

@@ -201,7 +201,8 @@ func (m *Memory) Ready(outcomes int) error {
 	return room()
 }
 
-// Remember has outcomes on the disk when it returns nil. On an error they are held in memory all the same, unless
+// Remember has outcomes on the disk when it returns nil, and renews the time of those that are there already. Of several
+// for one key a delivery stands before a refusal, since one copy is there, and both before what is no outcome. On an error they are held in memory all the same, unless
 // there is far too much already, and Ready fails until they have been written.
 func (m *Memory) Remember(outcomes []Outcome) error {
 	switch {
@@ -228,9 +229,13 @@ func (m *Memory) Remember(outcomes []Outcome) error {
 	}
 	for _, o := range outcomes {
 		e := newEntry(o, now.Add(m.keep))
+		old := m.index.get(e.id)
+		if old != nil && old.rank() > e.rank() {
+			e.code, e.text = old.code, old.text
+		}
 		m.index.put(e)
 		r := record{written: now, life: m.keep, code: e.code, text: e.text}
-		m.pending.set(e.id, m.kv == nil, appendRecord(nil, e.id, r), m.keep)
+		m.pending.set(e.id, m.kv == nil || old != nil, appendRecord(nil, e.id, r), m.keep)
 	}
 	m.count()
 	if err := m.unfit(now); err != nil {
@@ -312,6 +317,22 @@ func (m *Memory) Heard(keys []Key) {
 	if some {
 		m.poke()
 	}
+}
+
+// RefusedTogether says whether there is one message that was refused for good for all of these recipients, and the MTA
+// has not heard so yet.
+func (m *Memory) RefusedTogether(client netip.Addr, sender string, recipients []string) bool {
+	if m.empty() {
+		return false
+	}
+	digests := make([]digest, len(recipients))
+	for i, r := range recipients {
+		digests[i] = recipientDigest(client, sender, r)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expire(m.now())
+	return m.index.refusedTogether(digests)
 }
 
 // Refused says whether there is a message between these of which the recipient was refused for good, and the MTA has

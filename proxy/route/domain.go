@@ -74,8 +74,10 @@ func literal(s string) (netip.Addr, bool) {
 	return addr.Unmap(), true
 }
 
-// literalText is addr as an address literal.
-func literalText(addr netip.Addr) string {
+// Literal is addr as an address literal, which may stand in place of a host's name.
+// https://www.rfc-editor.org/rfc/rfc5321#section-4.1.3
+func Literal(addr netip.Addr) string {
+	addr = addr.Unmap()
 	if addr.Is6() {
 		return "[IPv6:" + addr.String() + "]"
 	}

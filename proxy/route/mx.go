@@ -171,7 +171,7 @@ func (m *MX) literal(text string) (Route, error) {
 	if !ok {
 		return Route{}, refuse(550, "5.1.2", nil, "%s is not an address literal", clip(text))
 	}
-	key := literalText(addr)
+	key := Literal(addr)
 	switch {
 	case m.IsOwn != nil && m.IsOwn(netip.AddrPortFrom(addr, m.port())):
 		return Route{}, loops(key)

@@ -1,0 +1,26 @@
+package proxy
+
+import (
+	"slices"
+	"strings"
+)
+
+// tap checks whose messages are copied.
+func (v *configCheck) tap() {
+	t := v.config.Tap
+	names := make([]string, 0, len(v.config.Inbound)+len(v.config.Outbound))
+	for _, d := range v.config.Inbound {
+		names = append(names, d.Name)
+	}
+	for _, d := range v.config.Outbound {
+		names = append(names, d.Name)
+	}
+	for i, name := range t.Doors {
+		if !slices.Contains(names, name) {
+			v.wrong(indexed("tap.doors", i), "%s is not the name of a door; allowed: %s",
+				quoted(name), choice(strings.Join(names, " ")))
+		} else if slices.Contains(t.Doors[:i], name) {
+			v.wrong(indexed("tap.doors", i), "%s is there twice", quoted(name))
+		}
+	}
+}
