@@ -15,7 +15,7 @@ build: ## the binary, ./slipstream
 # -count=1: a remembered result would not do, since Go's memory knows nothing of the mail servers in .peers, of the
 # kernel's TCP, of free ports or of privileges, which are what many of these tests are about.
 test: peers lint ## everything that must hold: lint, then all tests with the race detector, real mail servers included
-	$(GO) test -race -count=1 -timeout 10m ./...
+	$(GO) test -race -count=1 -timeout 13m ./...
 
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .) && [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted"; exit 1; }

@@ -78,7 +78,7 @@ func (l *leg) speak(p *peer, e envelope, first bool) error {
 		}
 	}
 	a := l.fitted(e, p, p.pipe.EHLO(), first, func(what int, r smtpwire.Reply) {
-		r = l.tx.s.door.attribution.meant(r, p)
+		r = l.meant(r, p)
 		if what == askMail {
 			l.answerMail(e, r)
 			return

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"slipstream/proxy/route"
 	"slipstream/smtpwire"
 )
 
@@ -32,21 +33,41 @@ func (a attribution) said(r smtpwire.Reply, p *peer) smtpwire.Reply {
 	if p == nil {
 		return r
 	}
-	return a.added(r, p.label, "said by "+p.label+a.protection(p))
+	return a.added(r, "said by "+p.label+a.protection(p))
 }
 
 // meant tells which hop a refusal is about that we composed in its place.
 func (a attribution) meant(r smtpwire.Reply, p *peer) smtpwire.Reply {
-	return a.added(r, p.label, "of "+p.label+a.protection(p))
+	return a.added(r, "of "+p.label+a.protection(p))
 }
 
-// added adds a remark to a refusal that does not name the hop yet.
-func (a attribution) added(r smtpwire.Reply, hop, remark string) smtpwire.Reply {
-	named := slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, hop) })
-	if !a.on() || r.Class() < 4 || named {
+// added adds a remark to a refusal, whatever is in it: a hop that names itself, or
+// another, must not get rid of ours by that.
+func (a attribution) added(r smtpwire.Reply, remark string) smtpwire.Reply {
+	if !a.on() || r.Class() < 4 {
 		return r
 	}
 	return remarked(r, remark)
+}
+
+// meant is a refusal that we composed about a hop, with its name. The leg remembers
+// it, so that nobody takes it for the hop's own words on its way to the client.
+func (l *leg) meant(r smtpwire.Reply, p *peer) smtpwire.Reply {
+	r.Lines = slices.Clone(r.Lines) // what is remembered is this reply, and not one that is worded alike
+	r = l.tx.s.door.attribution.meant(r, p)
+	if len(r.Lines) > 0 {
+		l.composed = append(l.composed, &r.Lines[0])
+	}
+	return r
+}
+
+// said is a hop's reply with whose it is, unless we composed it: by the reply
+// itself, since words can be anybody's.
+func (l *leg) said(r smtpwire.Reply) smtpwire.Reply {
+	if len(r.Lines) > 0 && slices.Contains(l.composed, &r.Lines[0]) {
+		return shortened(r.WithEnhanced())
+	}
+	return l.tx.s.door.attribution.said(shortened(r.WithEnhanced()), l.peer)
 }
 
 // protection is how the words of a hop were protected, behind its name.
@@ -79,11 +100,12 @@ func (a attribution) retold(r smtpwire.Reply, p *peer) smtpwire.Reply {
 // greeting was a refusal, it is in the text already.
 func (a attribution) explained(r smtpwire.Reply, err error) smtpwire.Reply {
 	var trouble *peerError
-	if a != attributionFull || r.Class() < 4 || !errors.As(err, &trouble) {
+	if a != attributionFull || r.Class() < 4 || !errors.As(err, &trouble) || trouble.banner == "" {
 		return r
 	}
-	named := slices.ContainsFunc(r.Lines, func(line string) bool { return strings.Contains(line, trouble.hop) })
-	if !named || trouble.banner == "" {
+	var refused *refusalError
+	var noRoute *route.Error
+	if errors.As(err, &refused) || errors.As(err, &noRoute) { // the reply was made of that
 		return r
 	}
 	return remarked(r, protocol(trouble.tls)+`, greeting "`+cut(trouble.banner, maxGreetingTold)+`"`)

@@ -33,6 +33,7 @@ func attributedRefusals() []attributed {
 	const many = "550-5.7.1 We do not\n550-5.7.1\n550 5.7.1 want you. - gsmtp"
 	const trouble = "Slipstream: " + attributionHop
 	const sevenBit = "554 5.6.3 Slipstream: the next hop takes 7-bit text only, and this message is not"
+	const elsewhere = "550-5.7.1 " + attributionHop + "\n550 5.7.1 Slipstream: no (said by mx.else.example[203.0.113.9]:25)"
 	long := "550 5.1.1 " + strings.Repeat("x", 500)
 	return []attributed{
 		{name: "RCPT", behave: hopsAt("RCPT", refpeer.Say("550 5.1.1 nobody")),
@@ -60,6 +61,19 @@ func attributedRefusals() []attributed {
 		{name: "no room on the line", behave: hopsAt("RCPT", refpeer.Say(long)),
 			off: long, host: strings.Replace(long, " ", "-", 1) + "\n550 5.1.1 (said by " + attributionHop + ")",
 			full: strings.Replace(long, " ", "-", 1) + "\n550 5.1.1 (said by " + attributionHop + ", no TLS)"},
+		{name: "names itself", behave: hopsAt("RCPT", refpeer.Say("550 5.7.1 (of "+attributionHop+")")),
+			off:  "550 5.7.1 (of " + attributionHop + ")",
+			host: "550 5.7.1 (of " + attributionHop + ") (said by " + attributionHop + ")",
+			full: "550 5.7.1 (of " + attributionHop + ") (said by " + attributionHop + ", no TLS)"},
+		{name: "names another", behave: hopsAt("RCPT",
+			refpeer.Say("550-5.7.1 "+attributionHop+"\r\n550 5.7.1 Slipstream: no (said by mx.else.example[203.0.113.9]:25)")),
+			off: elsewhere, host: elsewhere + " (said by " + attributionHop + ")",
+			full: elsewhere + " (said by " + attributionHop + ", no TLS)"},
+		{name: "says what we would", behave: hopsAt("DATA", refpeer.Say(sevenBit+" (of "+attributionHop+")")), ask: "DATA",
+			server: func(s *refpeer.Server) { s.Keywords.Chunking = false },
+			off:    sevenBit + " (of " + attributionHop + ")",
+			host:   sevenBit + " (of " + attributionHop + ") (said by " + attributionHop + ")",
+			full:   sevenBit + " (of " + attributionHop + ") (said by " + attributionHop + ", no TLS)"},
 		{name: "accepted", behave: hopsAt("RCPT", refpeer.Say("251 2.1.5 forwarded")), off: "251 2.1.5 forwarded"},
 		{name: "MAIL", behave: hopsAt("MAIL", refpeer.Say("553 5.1.8 who?")),
 			off: "553 5.1.8 who?", host: "553 5.1.8 who? (said by " + attributionHop + ")",
@@ -274,6 +288,9 @@ func FuzzAttribution(f *testing.F) {
 			checkRemark(t, r, how.meant(r, p))
 			refused := refusal(trouble, false, "x")
 			checkRemark(t, refused, how.explained(refused, trouble))
+			if got := how.said(r, p); how.on() && r.Class() >= 4 && !strings.Contains(got.Lines[len(got.Lines)-1], "(said by "+p.label) {
+				t.Errorf("%v became %v", r, got)
+			}
 			if got := how.said(r, p); r.Class() < 4 && len(got.Lines) != len(r.Lines) {
 				t.Errorf("%v became %v", r, got)
 			}

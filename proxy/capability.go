@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"slices"
-	"strings"
 )
 
 // What the kernel asks of who does what only root could once.
@@ -46,16 +45,13 @@ func (c *Config) privileges() []privilege {
 			raw.why = append(raw.why, d.Name+`: intercept = "tproxy"`)
 		}
 	}
+	low("admin", []string{c.Admin.Listen})
 	return slices.DeleteFunc([]privilege{bind, raw}, func(p privilege) bool { return len(p.why) == 0 })
 }
 
 // unitLines are the lines of the unit that give the service what it needs, and
 // keep it from everything else.
 func unitLines(needed []privilege) string {
-	names := make([]string, len(needed))
-	for i, p := range needed {
-		names[i] = p.name
-	}
-	list := strings.Join(names, " ")
+	list := namesOf(needed)
 	return `"AmbientCapabilities=` + list + `" and "CapabilityBoundingSet=` + list + `"`
 }

@@ -138,17 +138,18 @@ func TestCheckCapability(t *testing.T) {
 		change  []func(*Config)
 		without State // without capabilities; Fine: nothing is said
 		says    []string
+		with    string // the line with all capabilities begins so; "": there is none
 	}{
-		{"nothing", nil, Fine, nil},
-		{"a low port", []func(*Config){low}, Fine, nil},
-		{"redirected", []func(*Config){redirect}, Fine, nil},
+		{"nothing", nil, Fine, nil, ""},
+		{"a low port", []func(*Config){low}, Fine, nil, "needed: CAP_NET_BIND_SERVICE (inbound: :25); "},
+		{"redirected", []func(*Config){redirect}, Fine, nil, ""},
 		{"transparent", []func(*Config){transparent}, Doubtful,
-			[]string{"(inbound: transparent)", "Transparent=yes", `"AmbientCapabilities=CAP_NET_RAW"`}},
+			[]string{"(inbound: transparent)", "Transparent=yes", `"AmbientCapabilities=CAP_NET_RAW"`}, "needed: CAP_NET_RAW (inbound: transparent); "},
 		{"tproxy", []func(*Config){tproxy}, Doubtful,
-			[]string{`(outbound: intercept = "tproxy")`, `"CapabilityBoundingSet=CAP_NET_RAW"`}},
-		{"spoof", []func(*Config){spoof, low}, Failed, []string{`(inbound: client_address = "spoof")`,
+			[]string{`(outbound: intercept = "tproxy")`, `"CapabilityBoundingSet=CAP_NET_RAW"`}, "needed: CAP_NET_RAW (outbound: "},
+		{"spoof", []func(*Config){spoof, low}, Failed, []string{`(inbound: :25, inbound: client_address = "spoof")`,
 			`"AmbientCapabilities=CAP_NET_BIND_SERVICE CAP_NET_RAW" and ` +
-				`"CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_RAW"`}},
+				`"CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_NET_RAW"`}, "needed: CAP_NET_BIND_SERVICE CAP_NET_RAW (inbound: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			inbound := InboundConfig{Name: "inbound", Listen: []string{"127.0.0.1:2525"}, ClientAddress: announceNone}
@@ -159,13 +160,9 @@ func TestCheckCapability(t *testing.T) {
 			var found []Finding
 			c := &check{cfg: cfg, report: func(f Finding) { found = append(found, f) }}
 			powerless(t, c.capability)
-			if tt.says == nil {
-				if len(found) > 0 {
-					t.Errorf("found %v", found)
-				}
-				return
-			}
-			if len(found) != 1 || found[0].State != tt.without {
+			if tt.says == nil && len(found) > 0 {
+				t.Errorf("found %v", found)
+			} else if tt.says != nil && (len(found) != 1 || found[0].State != tt.without) {
 				t.Fatalf("found %v, want one %v", found, tt.without)
 			}
 			for _, words := range tt.says {
@@ -173,10 +170,42 @@ func TestCheckCapability(t *testing.T) {
 					t.Errorf("it says %q, which lacks %q", found[0].Text, words)
 				}
 			}
+			if len(found) > 0 && strings.Count(found[0].Text, "AmbientCapabilities") != 1 {
+				t.Errorf("it says %q", found[0].Text)
+			}
 			found = nil
-			if c.capability(); canBeTransparent() == nil && (len(found) != 1 || found[0].State != Fine) {
+			c.capability()
+			switch {
+			case canBeTransparent() != nil: // not here, whoever we are
+			case tt.with == "" && len(found) > 0:
 				t.Errorf("with all: found %v", found)
+			case tt.with != "" && (len(found) != 1 || found[0].State != Fine || !strings.HasPrefix(found[0].Text, tt.with)):
+				t.Errorf("with all: found %v, want %q", found, tt.with)
 			}
 		})
+	}
+}
+
+// A port that may not be opened names all that the unit has to say, but where that
+// was said before.
+func TestCheckCapabilityOnce(t *testing.T) {
+	for name, tt := range map[string]struct {
+		announce, want string
+		lines          int
+	}{
+		"low port":           {announceNone, `write "AmbientCapabilities=CAP_NET_BIND_SERVICE" and `, 1},
+		"low port and spoof": {announceSpoof, "; see capability", 1},
+	} {
+		cfg := &Config{Inbound: []InboundConfig{{Name: "in", Listen: []string{":25"}, ClientAddress: tt.announce}}}
+		cfg.Admin.Listen = "127.0.0.1:80"
+		var found []string
+		c := &check{cfg: cfg, report: func(f Finding) { found = append(found, f.Text) }}
+		powerless(t, c.capability)
+		c.judgePort(t.Context(), "in", ":25", unix.EACCES)
+		c.judgePort(t.Context(), "admin", "127.0.0.1:80", unix.EACCES)
+		all := strings.Join(found, "\n")
+		if strings.Count(all, "AmbientCapabilities") != tt.lines || !strings.Contains(all, tt.want) || !strings.HasSuffix(all, "; see capability") {
+			t.Errorf("%s: %s", name, all)
+		}
 	}
 }

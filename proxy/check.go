@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"slipstream/proxy/intercept"
@@ -96,6 +97,8 @@ type check struct {
 	cfg *Config
 	CheckOptions
 	report func(Finding)
+
+	toldUnit bool // what the unit has to say about capabilities
 }
 
 func (c *check) say(s State, about, format string, args ...any) {
@@ -258,25 +261,46 @@ func (c *check) hop(ctx context.Context, d *door, conf *InboundConfig, about str
 	case errors.Is(err, errNoVerdict):
 		c.say(Doubtful, about, "%s: %s: %v; the door would open and the backend be asked again", d.name, to, err)
 	case err != nil:
-		c.say(Failed, about, "%s: %v%s", d.name, err, hopAdvice(err, about))
+		announce := announceNone
+		if conf != nil {
+			announce = conf.ClientAddress
+		}
+		c.say(Failed, about, "%s: %v%s", d.name, err, hopAdvice(err, about, announce))
 	default:
 		c.say(Fine, about, "%s: %s answers, %s%s", d.name, to, offers(d.next()), relaying(d, conf))
 		if why := d.relays.missing(d.next()); why != "" {
 			c.say(Doubtful, about, "%s: relay_auth is set, but nobody can log in: %s", d.name, why)
 		}
+		if conf != nil && conf.ClientAddress == announceForward && !d.next().Has("XFORWARD") {
+			c.say(Doubtful, about, `%s: client_address = "xforward", but the backend does not offer XFORWARD to us, so its log `+
+				`would name us; with Postfix set "smtpd_authorized_xforward_hosts" to our address`, d.name)
+		}
 	}
 }
 
 // hopAdvice says what to do about a hop that cannot be used, where its error does
-// not say it already.
-func hopAdvice(err error, about string) string {
+// not say it already. announce is how it is told who the client is.
+func hopAdvice(err error, about, announce string) string {
 	var policy *policyError
 	var peer *peerError
 	switch {
 	case errors.As(err, &policy):
+		if strings.Contains(policy.why, "XCLIENT") {
+			return ""
+		}
 		return "; mend TLS there, or change the TLS keys of this door"
-	case errors.As(err, &peer) && peer.during == duringConnect:
+	case !errors.As(err, &peer):
+		return ""
+	case peer.during == duringConnect:
+		if announce == announceSpoof && !errors.Is(err, syscall.ECONNREFUSED) { // see spoofError
+			return ""
+		}
 		return "; start it, or correct " + about
+	case announce == announceProxyV1 || announce == announceProxyV2:
+		if outOfStep(err) || peer.during == duringGreeting || peer.during == duringHello {
+			return "; perhaps it does not expect the PROXY header that client_address = " + quoted(announce) +
+				" begins with: have it take one from our address, or change client_address"
+		}
 	}
 	return ""
 }

@@ -111,7 +111,7 @@ func (c *check) askReport(ctx context.Context, w reportWay, to Endpoint) {
 	}
 	if err != nil {
 		c.say(Doubtful, about, "%s: %s reports would not leave by %s: %v%s",
-			w.door.Name, w.kind, to, err, hopAdvice(err, key))
+			w.door.Name, w.kind, to, err, hopAdvice(err, key, announceNone))
 		return
 	}
 	c.judgeReport(w, to, sender, recipient)

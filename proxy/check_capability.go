@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	"slipstream/proxy/route"
 	"slipstream/smtpwire"
@@ -16,27 +18,73 @@ import (
 func (c *check) capability() {
 	const about = "capability"
 	needed := c.cfg.privileges()
-	i := slices.IndexFunc(needed, func(p privilege) bool { return p.name == rawCapability })
-	if i < 0 {
+	if len(needed) == 0 {
 		c.superfluous(about, needed)
 		return
 	}
-	why := strings.Join(needed[i].why, ", ")
-	err := canBeTransparent()
+	names, why := namesOf(needed), reasons(needed)
+	var err error
+	if hasPrivilege(needed, rawCapability) {
+		err = canBeTransparent()
+	} else if held, ok := capabilities(); !slices.Contains(held, bindCapability) && (ok || os.Geteuid() != 0) {
+		c.superfluous(about, needed)
+		return // where the kernel, or systemd, gives low ports away it is not needed; who tries the ports will tell
+	}
+	c.toldUnit = true
 	switch {
 	case err != nil && c.onlyListens():
-		c.say(Doubtful, about, "%s is needed (%s), and %s has it not: %v; write %s in the [Service] section of the unit, "+
-			"or have systemd open the ports, by a socket unit with Transparent=yes",
-			rawCapability, why, accountName(), err, unitLines(needed))
+		c.say(Doubtful, about, "needed: %s (%s); the process, run by %s, does not have all of it: %v; write %s in the "+
+			"[Service] section of the unit, or have systemd open the ports, by a socket unit with Transparent=yes",
+			names, why, accountName(), bareErrno(err), unitLines(needed))
 	case err != nil:
-		c.say(Failed, about, "%s is needed (%s), and %s has it not: %v; write %s in the [Service] section of the unit",
-			rawCapability, why, accountName(), err, unitLines(needed))
+		c.say(Failed, about, "needed: %s (%s); the process, run by %s, does not have all of it: %v; write %s in the "+
+			"[Service] section of the unit", names, why, accountName(), bareErrno(err), unitLines(needed))
 	case os.Geteuid() == 0:
-		c.say(Fine, about, "%s is needed (%s); root has it; for another user write %s in the [Service] section of the unit",
-			rawCapability, why, unitLines(needed))
+		c.say(Fine, about, "needed: %s (%s); root has it; for another user write %s in the [Service] section of the unit",
+			names, why, unitLines(needed))
 	default:
-		c.say(Fine, about, "%s is needed (%s) and here; the unit needs %s and no more", rawCapability, why, unitLines(needed))
+		c.say(Fine, about, "needed: %s (%s); the unit needs %s and no more", names, why, unitLines(needed))
+		c.superfluous(about, needed)
 	}
+}
+
+// unitAdvice says what the unit has to say about capabilities, once in a check.
+func (c *check) unitAdvice() string {
+	if c.toldUnit {
+		return "see capability"
+	}
+	c.toldUnit = true
+	return "write " + unitLines(c.cfg.privileges()) + " in the [Service] section of the unit"
+}
+
+func hasPrivilege(needed []privilege, name string) bool {
+	return slices.ContainsFunc(needed, func(p privilege) bool { return p.name == name })
+}
+
+func namesOf(needed []privilege) string {
+	var names []string
+	for _, p := range needed {
+		names = append(names, p.name)
+	}
+	return strings.Join(names, " ")
+}
+
+func reasons(needed []privilege) string {
+	var why []string
+	for _, p := range needed {
+		why = append(why, p.why...)
+	}
+	return strings.Join(why, ", ")
+}
+
+// bareErrno leaves out of an error of the kernel's what it advises for one
+// capability alone.
+func bareErrno(err error) error {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno
+	}
+	return err
 }
 
 // onlyListens tells whether no door comes from other people's addresses, so that
@@ -53,7 +101,7 @@ func (c *check) superfluous(about string, needed []privilege) {
 		return
 	}
 	held = slices.DeleteFunc(held, func(name string) bool {
-		return slices.ContainsFunc(needed, func(p privilege) bool { return p.name == name }) || name == bindCapability
+		return hasPrivilege(needed, name) || name == bindCapability
 	})
 	if len(held) > 0 {
 		c.say(Doubtful, about, "%s is here, and no door needs it; take it out of AmbientCapabilities in the unit",

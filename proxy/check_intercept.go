@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"os/exec"
 	"slices"
-	"strings"
 
 	"slipstream/proxy/intercept"
 )
@@ -14,10 +12,11 @@ import (
 // intercepted looks whether the rules are there that bring connections to the doors.
 func (c *check) intercepted(ctx context.Context) {
 	p := Interception(c.cfg)
+	const about = "intercept"
 	if p.IsEmpty() {
+		c.leftRules(ctx, p, about)
 		return
 	}
-	const about = "intercept"
 	if err := p.Check(); err != nil {
 		c.say(Failed, about, "%v", err)
 		return
@@ -31,7 +30,7 @@ func (c *check) intercepted(ctx context.Context) {
 			applyThem)
 		return
 	}
-	c.rules(ctx, about)
+	c.rules(ctx, p, about)
 }
 
 const applyThem = `as root, run "slipstream intercept apply"`
@@ -63,20 +62,34 @@ func (c *check) bothFamilies(door string, networks []netip.Prefix, listen []neti
 	}
 }
 
-// rules asks nft for our table.
-func (c *check) rules(ctx context.Context, about string) {
+// rules asks whether those of the configuration are there.
+func (c *check) rules(ctx context.Context, p intercept.Plan, about string) {
 	if c.Run == nil {
 		return
 	}
-	out, err := c.Run(ctx, "", "nft", "list", "table", "inet", intercept.TableName)
+	p.IPv6 = intercept.HasIPv6()
+	force, err := p.Force(ctx, c.Run)
 	switch {
-	case err == nil:
-		c.say(Fine, about, "the rules are in force (nft list table inet %s)", intercept.TableName)
-	case errors.Is(err, exec.ErrNotFound):
-		c.say(Doubtful, about, "whether the rules are in force cannot be told without nft; install the package nftables")
-	case strings.Contains(out, "not permitted") || strings.Contains(out, "must be root"):
+	case errors.Is(err, intercept.ErrNoProgram):
+		c.say(Doubtful, about, "whether the rules are in force cannot be told: %v", err)
+	case err != nil:
 		c.say(Doubtful, about, "whether the rules are in force only root can tell; if they are not, %s", applyThem)
+	case force == intercept.Whole:
+		c.say(Fine, about, "the rules are in force (nft list table inet %s)", intercept.TableName)
+	case force == intercept.Other:
+		c.say(Doubtful, about, "other rules than this configuration's are in force, or not all of them; %s", applyThem)
 	default:
 		c.say(Failed, about, "the rules are not in force: nobody's connections come here; %s", applyThem)
+	}
+}
+
+// leftRules warns of rules that no door has any use for. Where it cannot be told, there is no reason to think so.
+func (c *check) leftRules(ctx context.Context, p intercept.Plan, about string) {
+	if c.Run == nil {
+		return
+	}
+	if force, err := p.Force(ctx, c.Run); err == nil && force != intercept.None {
+		c.say(Doubtful, about, "rules of another configuration are in force (nft list table inet %s), and no door is "+
+			`intercepted; as root, run "slipstream intercept remove"`, intercept.TableName)
 	}
 }

@@ -138,17 +138,15 @@ func byRoot(addr string) string {
 	if os.Geteuid() != 0 || !privileged(addr) {
 		return ""
 	}
-	return " (by root; for another user " + capability + ")"
+	return " (by root)" // what another user needs is told with the capabilities
 }
-
-const capability = "write AmbientCapabilities=CAP_NET_BIND_SERVICE in the [Service] section of the unit"
 
 // judgePort explains why an address cannot be opened.
 func (c *check) judgePort(ctx context.Context, door, addr string, err error) {
 	const about = "port"
 	switch {
 	case errors.Is(err, syscall.EACCES) && privileged(addr):
-		c.say(Failed, about, "%s: %s may not be opened by %s, as its port is below %d; %s", door, addr, accountName(), firstFreePort, capability)
+		c.say(Failed, about, "%s: %s may not be opened by %s, as its port is below %d; %s", door, addr, accountName(), firstFreePort, c.unitAdvice())
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		c.say(Failed, about, "%s: this machine does not have the address of %s; correct listen", door, addr)
 	case errors.Is(err, syscall.EADDRINUSE):

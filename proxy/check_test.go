@@ -100,6 +100,12 @@ func TestCheckBackends(t *testing.T) {
 		"absent": {nil, nil, "fail backend inbound: …start it, or correct backend"},
 		"no TLS": {&refpeer.Server{}, func(in *InboundConfig) { in.BackendTLS = "encrypt" },
 			"fail backend inbound: [203.0.113.1]:25: TLS is required, but STARTTLS is not offered; mend TLS there, or change the TLS keys of this door"},
+		"no XCLIENT": {&refpeer.Server{}, func(in *InboundConfig) { in.ClientAddress = announceXclient },
+			"fail backend inbound: …\"smtpd_authorized_xclient_hosts\" to our address"},
+		"no XFORWARD": {&refpeer.Server{RcptReplies: foreign("550 5.7.1 no")}, func(in *InboundConfig) { in.ClientAddress = announceForward },
+			"warn backend inbound: client_address = \"xforward\", but the backend does not offer XFORWARD to us…"},
+		"no PROXY": {&refpeer.Server{}, func(in *InboundConfig) { in.ClientAddress = announceProxyV2 },
+			"fail backend inbound: …; perhaps it does not expect the PROXY header that client_address = \"proxy-v2\" begins with: …"},
 		"no such authorities": {nil, func(in *InboundConfig) { in.BackendTLS, in.BackendCAFile = "verify", "/nonexistent/ca.pem" },
 			"fail certificate inbound: certificate authorities: open /nonexistent/ca.pem: …"},
 	} {
@@ -116,6 +122,35 @@ func TestCheckBackends(t *testing.T) {
 			})
 			wantFinding(t, w.findings(), test.want)
 		})
+	}
+}
+
+// What to do about a hop is said once, and fits.
+func TestHopAdvice(t *testing.T) {
+	at := func(during string, err error) error { return &peerError{hop: "mx", during: during, err: err} }
+	const start, proxy = "; start it, or correct backend", "; perhaps it does not expect the PROXY header"
+	for _, tt := range []struct {
+		err            error
+		announce, want string // what it begins with; "": nothing
+	}{
+		{at(duringConnect, syscall.ECONNREFUSED), announceNone, start},
+		{at(duringConnect, syscall.ECONNREFUSED), announceSpoof, start},
+		{at(duringConnect, syscall.EHOSTUNREACH), announceNone, start},
+		{at(duringConnect, syscall.EHOSTUNREACH), announceSpoof, ""},
+		{at(duringConnect, errNotFrom), announceSpoof, ""},
+		{at(duringConnect, syscall.ECONNREFUSED), announceProxyV2, start},
+		{at(duringEnvelope, errSurplus), announceProxyV1, proxy},
+		{at(duringHello, errors.New("closed")), announceProxyV2, proxy},
+		{at(duringEnvelope, errors.New("closed")), announceProxyV2, ""},
+		{at(duringHello, errSurplus), announceXclient, ""},
+		{&policyError{hop: "mx", why: "STARTTLS is not offered"}, announceXclient, "; mend TLS there"},
+		{&policyError{hop: "mx", why: "XCLIENT", err: errors.New("TLS")}, announceXclient, ""},
+		{errors.New("else"), announceProxyV1, ""},
+	} {
+		got := hopAdvice(tt.err, "backend", tt.announce)
+		if !strings.HasPrefix(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%v, %s: %q, want %q", tt.err, tt.announce, got, tt.want)
+		}
 	}
 }
 
@@ -185,7 +220,7 @@ func TestCheckPorts(t *testing.T) {
 		err  error
 		want string
 	}{
-		"privilege":     {syscall.EACCES, "fail port inbound: 192.0.2.1:25 may not be opened by …below 1024; write AmbientCapabilities=CAP_NET_BIND_SERVICE in the [Service] section of the unit"},
+		"privilege":     {syscall.EACCES, "fail port inbound: 192.0.2.1:25 may not be opened by …below 1024; …"},
 		"not here":      {syscall.EADDRNOTAVAIL, "fail port inbound: this machine does not have the address of 192.0.2.1:25; correct listen"},
 		"held":          {syscall.EADDRINUSE, `fail port inbound: 192.0.2.1:25 is held by what greets with "220 mx.example ESMTP"; stop it, or move one of the two to another port`},
 		"anything else": {syscall.EMFILE, "fail port inbound: 192.0.2.1:25 cannot be opened: …"},

@@ -52,7 +52,7 @@ func (l *leg) text(m *message, n int, end time.Time) outcome {
 	if l.mustConvert(l.peer.pipe.EHLO(), m) {
 		l.abandon()
 		refused := composed(554, "5.6.3", "the next hop takes 7-bit text only, and this message is not")
-		return outcome{replies: repeat(l.tx.s.door.attribution.meant(refused, l.peer), n)}
+		return outcome{replies: repeat(l.meant(refused, l.peer), n)}
 	}
 	ready := l.ready
 	l.ready = false

@@ -172,8 +172,8 @@ type TapConfig struct {
 	// them. The directory is not made for you. Default "": nowhere.
 	Dir string `toml:"dir"`
 
-	// Doors are the names of the doors whose messages are copied. Default: empty,
-	// all doors.
+	// Doors are the names of the doors whose messages are copied; without Dir it is
+	// an error. Default: empty, all doors.
 	Doors []string `toml:"doors"`
 
 	// MaxSize is what all files in that directory together may take, in blocks of
@@ -466,7 +466,9 @@ type OutboundConfig struct {
 
 	// Allow are the networks that may send to anywhere through this door. It
 	// must name the MTA's own network and no more: whoever is in it can send
-	// mail in your name. Default: ["127.0.0.0/8", "::1/128"].
+	// mail in your name. With Intercept "tproxy" it must name networks other than
+	// loopback; their connections alone are taken.
+	// Default: ["127.0.0.0/8", "::1/128"].
 	Allow Prefixes `toml:"allow"`
 
 	// TLSCert and TLSKey are PEM files with our certificate chain and its key.

@@ -1,6 +1,9 @@
 package proxy
 
-import "slices"
+import (
+	"net/netip"
+	"slices"
+)
 
 // The words of route and intercept.
 const (
@@ -44,6 +47,11 @@ func (v *configCheck) original(path string, d *OutboundConfig) {
 	if d.AddressFamily != "any" && !v.blamed(path+".address_family") {
 		v.wrong(path+".address_family", `has no use with route = "original": the client has chosen the address; `+
 			`allowed: intercept_networks`)
+	}
+	remote := func(n netip.Prefix) bool { return !n.Addr().IsLoopback() }
+	if d.Intercept == interceptTPROXY && len(d.Allow) > 0 && !v.blamed(path+".allow") && !slices.ContainsFunc(d.Allow, remote) {
+		v.missing(path+".allow", `names this machine alone, and intercept = "tproxy" takes the connections of others; `+
+			`write the networks of the MTAs that this machine is the router of, such as allow = ["10.0.0.0/24"]`)
 	}
 	if v.blamed(path+".tls_cert") || v.blamed(path+".tls_key") {
 		return

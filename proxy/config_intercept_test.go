@@ -9,7 +9,11 @@ import (
 func TestConfigIntercept(t *testing.T) {
 	const head = "hostname = \"mail.example.org\"\n[[outbound]]\n"
 	tests := []struct{ keys, want string }{
-		{"route = \"original\"\nintercept = \"tproxy\"\nintercept_networks = [\"192.0.2.0/24\"]", ""},
+		{"route = \"original\"\nintercept = \"tproxy\"\nintercept_networks = [\"192.0.2.0/24\"]\nallow = [\"10.0.0.0/24\"]", ""},
+		{"route = \"original\"\nintercept = \"tproxy\"", `allow: names this machine alone, and intercept = "tproxy" takes the connections of others; ` +
+			`write the networks of the MTAs that this machine is the router of, such as allow = ["10.0.0.0/24"]`},
+		{"route = \"original\"\nintercept = \"tproxy\"\nallow = [\"127.0.0.2\"]", "allow: names this machine alone"},
+		{"route = \"original\"\nintercept = \"tproxy\"\nallow = [\"127.0.0.2\", \"fd00::/64\"]", ""},
 		{"route = \"original\"\nmta_requires_tls = true\ntls_cert = \"c\"\ntls_key = \"k\"", ""},
 		{"route = \"original\"\nmta_requires_tls = true", "mta_requires_tls: needs tls_cert and tls_key"},
 		{"route = \"original\"\ntls_cert = \"c\"\ntls_key = \"k\"", `tls_cert: has no use with route = "original"`},

@@ -8,6 +8,9 @@ import (
 // tap checks whose messages are copied.
 func (v *configCheck) tap() {
 	t := v.config.Tap
+	if len(t.Doors) > 0 && t.Dir == "" && !v.blamed("tap.dir") {
+		v.missing("tap.doors", "is set without tap.dir, so nothing is copied; set dir, or take doors out")
+	}
 	names := make([]string, 0, len(v.config.Inbound)+len(v.config.Outbound))
 	for _, d := range v.config.Inbound {
 		names = append(names, d.Name)

@@ -217,7 +217,8 @@ func TestConfigAllKeys(t *testing.T) {
 			Split: "fanout", Intercept: "redirect", InterceptNetworks: everyNetwork(),
 			DestinationFailures: 3, DestinationPause: time.Minute, ReplyPace: PaceAuto, ReplyAttribution: "host",
 		}, {
-			Name: "outbound-2", Listen: []string{"127.0.0.1:10527"}, Protocol: "smtp", Allow: loopbackNetworks(),
+			Name: "outbound-2", Listen: []string{"127.0.0.1:10527"}, Protocol: "smtp",
+			Allow:   Prefixes{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00:1::/64")},
 			TLSCert: dir + "cert.pem", TLSKey: dir + "key.pem", Route: "original", MXPort: 25, TLS: "may", TLSMinVersion: 0x0303,
 			Offer: []string{"8BITMIME", "SMTPUTF8"}, AddressFamily: "any",
 			Resume: true, FastOpen: "off", PostQuantum: true, HostsPipeConnect: everyNetwork(), LateVerdict: true, ConnectAhead: true,

@@ -64,11 +64,12 @@ func (v *configCheck) hostname(system func() (string, error)) {
 		v.wrong(path, "%s%s is not a host name; allowed: %s", quoted(c.Hostname), whose, allowed)
 		return
 	}
-	mx := slices.ContainsFunc(c.Outbound, func(d OutboundConfig) bool { return d.Route == "mx" })
-	if mx && !strings.Contains(c.Hostname, ".") {
+	i := slices.IndexFunc(c.Outbound, func(d OutboundConfig) bool { return d.Route != "" })
+	if i >= 0 && !strings.Contains(c.Hostname, ".") {
 		// https://www.rfc-editor.org/rfc/rfc5321#section-2.3.5: a domain in EHLO
 		// is fully qualified. Receivers that insist answer 5xx, and the MTA bounces.
-		v.wrong(path, "%s%s has no dot, and an outbound door with route = \"mx\" needs a fully qualified name; allowed: %s", quoted(c.Hostname), whose, allowed)
+		v.wrong(path, "%s%s has no dot, and an outbound door with route = %s needs a fully qualified name; allowed: %s",
+			quoted(c.Hostname), whose, quoted(c.Outbound[i].Route), allowed)
 	}
 }
 

@@ -134,6 +134,9 @@ var errOwnDoor = errors.New("this is one of our own doors: mail would go in circ
 
 // address connects to one address of a host, when there is room for it.
 func (c *caller) address(ctx context.Context, try call) (*berthed, error) {
+	if b := c.onFoothold(ctx, try); b != nil {
+		return b, nil
+	}
 	dial, fast := c.dial, c.opensFast(try)
 	if fast {
 		dial = c.dialFast
@@ -161,9 +164,6 @@ func (c *caller) opensFast(try call) bool {
 func (c *caller) dialAddress(ctx context.Context, dial DialFunc, try call) (net.Conn, error) {
 	if c.isOwn(try.addr) {
 		return nil, &peerError{hop: try.label, during: duringConnect, err: errOwnDoor}
-	}
-	if conn := footholdAt(ctx, try.addr); conn != nil {
-		return conn, nil
 	}
 	from, err := c.comeFrom(try)
 	if err != nil {

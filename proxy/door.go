@@ -223,12 +223,14 @@ func (d *door) perClient() int {
 // never final: a client may have been told, before it lost its place in allow,
 // that it need not wait for the greeting, and then takes a 554 there for the
 // answer to its message. Exim 4.96 returns it to its author at once, where it
-// would else have tried the next host and come again. Who comes in at an outbound
-// door was never told so.
+// would else have tried the next host and come again. Nor is it final where
+// connections are intercepted: the client meant to speak to somebody else, and it
+// is the rules that need mending. Who comes in at another outbound door was never
+// told that it need not wait.
 func (d *door) admit(s *session) (smtpwire.Reply, bool) {
 	if addr := s.client.addr.Addr(); len(d.allow) > 0 && !d.allow.Contains(addr) && !d.intercepts.lets(addr) {
 		why := d.hostname + " does not serve " + addr.String()
-		if d.inbound {
+		if d.inbound || d.intercepts != nil {
 			return smtpwire.NewReply(421, "4.7.0", why), false
 		}
 		return smtpwire.NewReply(554, "5.7.1", why), false

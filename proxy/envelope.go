@@ -220,7 +220,7 @@ func (t *transaction) worded(l *leg, r smtpwire.Reply) smtpwire.Reply {
 			return t.s.door.attribution.retold(shortened(spoken(r, label).WithEnhanced()), l.peer)
 		}
 	}
-	return t.s.door.attribution.said(shortened(r.WithEnhanced()), l.peer)
+	return l.said(r)
 }
 
 // failed is the reply for an error; without one MAIL was refused and says so.

@@ -27,7 +27,10 @@ type destination struct {
 //   - of all destinations that have not answered lately, taken together, a half;
 //     those that the configuration names do not count there.
 //
-// Who is behind somebody that may not have a place for that reason goes first.
+// Who is behind somebody that may not have a place for that reason goes first. And
+// where a destination has a half of all places already, whether it answers or not,
+// the others that stand in line and may have one go first: one that greets and
+// then takes its time gets no further place while anybody else can use it.
 //
 // Nobody waits for ever for those who wait for him: see [claim].
 type hopPlaces struct {
@@ -38,7 +41,7 @@ type hopPlaces struct {
 	queued   int // who stands in line
 	seq      uint64
 	known    map[destination]*footing
-	trusted  ranked[*footing]    // those that may have a place, by who came first; they have answered lately
+	trusted  ranked[*footing]    // those that may have a place, by whose turn it is; they have answered lately
 	strange  ranked[*footing]    // the same, of the others
 	recent   list.List           // of *footing: nobody has or wants a place, but they have answered lately
 	greedy   map[*claim]struct{} // those that have connections and wait for more
@@ -58,6 +61,7 @@ const (
 	silentShare   = 4 // of one destination that has not answered: one part in so many
 	doubtfulShare = 2 // of all destinations that have not answered lately
 	claimShare    = 2 // of one transaction that waits for more
+	hopShare      = 2 // of one destination, before others that stand in line
 )
 
 const (
@@ -112,8 +116,13 @@ func newHopPlaces(max int) *hopPlaces {
 	p := &hopPlaces{max: max, known: make(map[destination]*footing), greedy: make(map[*claim]struct{})}
 	first := func(a *footing) uint64 { return a.line.Front().Value.(*queued).seq }
 	byTurn := ranked[*footing]{
-		before: func(a, b *footing) bool { return first(a) < first(b) },
-		rank:   func(a *footing) *int { return &a.rank },
+		before: func(a, b *footing) bool {
+			if x, y := p.sated(a), p.sated(b); x != y {
+				return y
+			}
+			return first(a) < first(b)
+		},
+		rank: func(a *footing) *int { return &a.rank },
 	}
 	p.trusted, p.strange = byTurn, byTurn
 	return p
@@ -123,6 +132,11 @@ func newHopPlaces(max int) *hopPlaces {
 func (p *hopPlaces) resize(max int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, a := range p.known { // their order depends on it
+		if a.ranks != nil {
+			p.unrank(a)
+		}
+	}
 	p.max = max
 	for _, a := range p.known {
 		p.line(a)
@@ -281,17 +295,28 @@ func (p *hopPlaces) mayHave(a *footing) bool {
 	return a.silent < share(p.max, silentShare) && (p.trusts(a) || p.doubtful < share(p.max, doubtfulShare))
 }
 
+// sated tells whether others come before a destination, since it has so many
+// places already.
+func (p *hopPlaces) sated(a *footing) bool { return a.open >= share(p.max, hopShare) }
+
 // give gives a place away. p.mu is held.
 func (p *hopPlaces) give(a *footing) *hopPlace {
-	place := &hopPlace{all: p, of: a, doubtful: !p.trusts(a)}
+	place := &hopPlace{all: p}
 	p.open++
-	a.open++
-	a.silent++
-	if place.doubtful {
-		p.doubtful++
-	}
+	place.count(a)
 	p.giveWay()
 	return place
+}
+
+// count puts a place on which nobody has answered down to a destination. p.mu is
+// held.
+func (l *hopPlace) count(a *footing) {
+	l.of, l.doubtful = a, !l.all.trusts(a)
+	a.open++
+	a.silent++
+	if l.doubtful {
+		l.all.doubtful++
+	}
 }
 
 // heard notes that somebody has answered.
@@ -321,7 +346,11 @@ func (l *hopPlace) speaks() {
 }
 
 // leave gives the place up. It may be called more than once, and on nil.
-func (l *hopPlace) leave() {
+func (l *hopPlace) leave() { l.end(true) }
+
+// end is leave. Where nobody was asked for an answer, that there was none says
+// nothing about the destination.
+func (l *hopPlace) end(asked bool) {
 	if l == nil {
 		return
 	}
@@ -335,7 +364,9 @@ func (l *hopPlace) leave() {
 	p.open--
 	l.of.open--
 	if !l.answered {
-		l.of.answered = time.Time{}
+		if asked {
+			l.of.answered = time.Time{}
+		}
 		l.speaks()
 	}
 	p.line(l.of)

@@ -146,6 +146,13 @@ func (m *placesModel) check() {
 		m.t.Errorf("of %d places %d are taken (%d), %d doubtful (%d silent); %d wait (%d)",
 			m.max, p.open, open, p.doubtful, silent, p.queued, queued)
 	}
+	if next := p.next(); next != nil && p.sated(next) {
+		for _, a := range p.known {
+			if a.line.Len() > 0 && !p.sated(a) && p.mayHave(a) {
+				m.t.Errorf("%s has %d of %d places and comes before %s", next.at.route, next.open, m.max, a.at.route)
+			}
+		}
+	}
 	if p.queued > 0 && p.open < m.max && p.next() != nil {
 		m.t.Error("somebody waits though he need not")
 	}

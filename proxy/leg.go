@@ -35,6 +35,7 @@ type leg struct {
 	narrowed   bool           // fewer are to have the message than it accepted
 	sent       bool           // the text left with the envelope: outcome is known
 	outcome    outcome
+	composed   []*string // refusals that are ours and not the hop's: the first line of each
 
 	hop, hopTLS string // what peer was, and how it was protected, once it is let go of
 }

@@ -16,35 +16,45 @@ import (
 // client is greeted. Some clients turn to their next host only where the first
 // could not be connected to (OpenSMTPD 6.8: whatever is said later puts the
 // message off). It spares nothing and costs nothing: the connection is the one
-// that the first transaction goes over.
+// that the first transaction goes over, and its place is that one's.
 type foothold struct {
 	wires *wireSet
 	to    netip.AddrPort
 	made  time.Time
+	timer *time.Timer // closes it
 
-	mu   sync.Mutex
-	wire *wire // nil: it was taken, or closed
+	mu    sync.Mutex
+	wire  *wire // nil: it was taken, or closed
+	place *hopPlace
 }
 
-// maxFoothold is how long such a connection is good for. Who accepted it waits for
-// our first word, busy servers for ten seconds (Postfix under stress).
+// maxFoothold is how long such a connection is kept. Who accepted it waits for
+// our first word, busy servers for ten seconds (Postfix under stress), and others
+// may wait for its place.
 const maxFoothold = 8 * time.Second
 
-// take hands the connection out, once.
-func (a *foothold) take(to netip.AddrPort) net.Conn {
+// newFoothold stands on a connection.
+func newFoothold(wires *wireSet, to netip.AddrPort, conn net.Conn, place *hopPlace) *foothold {
+	a := &foothold{wires: wires, to: to, made: time.Now(), wire: newWire(conn, true), place: place}
+	wires.add(a.wire)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timer = time.AfterFunc(maxFoothold, a.close)
+	return a
+}
+
+// take hands the connection out, once, and its place.
+func (a *foothold) take(to netip.AddrPort) (net.Conn, *hopPlace) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	w := a.wire
 	if w == nil || to != a.to {
-		return nil
+		return nil, nil
 	}
+	a.timer.Stop()
 	a.wire = nil
 	a.wires.remove(w)
-	if time.Since(a.made) > maxFoothold {
-		_ = w.Close() // nothing was said on it
-		return nil
-	}
-	return w.Conn
+	return w.Conn, a.place
 }
 
 // close ends what nobody took.
@@ -55,9 +65,11 @@ func (a *foothold) close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if w := a.wire; w != nil {
+		a.timer.Stop()
 		a.wire = nil
 		_ = w.Close() // nothing was said on it
 		a.wires.remove(w)
+		a.place.end(false)
 	}
 }
 
@@ -71,35 +83,55 @@ func (s *session) withFoothold(ctx context.Context) context.Context {
 	return context.WithValue(ctx, footholdKey{}, s.opened)
 }
 
-// footholdAt is the connection to an address that was opened before it was asked
-// for; nil: there is none.
-func footholdAt(ctx context.Context, to netip.AddrPort) net.Conn {
-	if a, ok := ctx.Value(footholdKey{}).(*foothold); ok {
-		return a.take(to)
+// onFoothold is the connection to an address that was opened before it was asked
+// for, with its place; nil: there is none.
+func (c *caller) onFoothold(ctx context.Context, try call) *berthed {
+	a, ok := ctx.Value(footholdKey{}).(*foothold)
+	if !ok || c.isOwn(try.addr) {
+		return nil
 	}
-	return nil
+	conn, place := a.take(try.addr)
+	if conn == nil {
+		return nil
+	}
+	if c.pool == nil {
+		return &berthed{Conn: conn}
+	}
+	place.move(destination{try.key.door, try.key.route})
+	// Nobody waits here: there are no footholds where connections to a hop are limited.
+	_, b, err := c.pool.enter(ctx, try.key, try.addr.String(), poolLimits{})
+	if err != nil {
+		_ = conn.Close()
+		place.end(false)
+		return nil
+	}
+	b.place, b.since = place, a.made
+	return &berthed{Conn: conn, berth: b}
 }
 
 // reach connects to where the client meant to go, where that is not known to be
 // possible. The refusal of a client whose host cannot be reached is its greeting.
 func (s *session) reach(ctx context.Context) (smtpwire.Reply, bool) {
 	ic, c := s.door.intercepts, s.door.caller
-	if ic == nil || c.fastOpen != fastOff && c.dialFast != nil || c.warm.connections > 0 || c.places().wanted() {
-		return smtpwire.Reply{}, true // the SYN is for what is said first, or the place for somebody else
+	if ic == nil || c.fastOpen != fastOff && c.dialFast != nil || c.warm.connections > 0 {
+		return smtpwire.Reply{}, true // the SYN is for what is said first
 	}
 	to := s.client.local
 	if c.pool != nil && c.pool.idleTo(c, route.OriginalKey(to)) {
 		return smtpwire.Reply{}, true
 	}
+	place, ok := c.places().spare(destination{c.door, route.OriginalKey(to)})
+	if !ok {
+		return smtpwire.Reply{}, true // what the client sends will stand in line
+	}
 	defer ic.dials.begin(to)()
 	label := hopLabel("", to)
 	conn, err := c.dialAddress(ctx, c.dial, call{label: label, addr: to})
 	if err != nil {
+		place.leave()
 		return s.door.handedOn(s.door.attribution.explained(refusal(err, false, s.id), err), err), false
 	}
-	w := newWire(conn, true)
-	c.wires.add(w)
-	s.opened = &foothold{wires: c.wires, to: to, made: time.Now(), wire: w}
+	s.opened = newFoothold(c.wires, to, conn, place)
 	if refused, yes := s.comesBack(); yes {
 		return refused, false
 	}

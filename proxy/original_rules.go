@@ -21,7 +21,7 @@ func Interception(cfg *Config) intercept.Plan {
 		if d := &cfg.Outbound[i]; d.Route == routeOriginal {
 			p.Outbound = append(p.Outbound, intercept.Outbound{
 				Door: d.Name, TProxy: d.tproxied(), Listen: listenAddrs(d.Listen),
-				Networks: d.InterceptNetworks, Port: uint16(d.MXPort),
+				Networks: d.InterceptNetworks, Port: uint16(d.MXPort), Clients: d.Allow,
 			})
 		}
 	}

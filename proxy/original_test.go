@@ -285,7 +285,7 @@ func TestOriginalRefusals(t *testing.T) {
 		{"loopback in disguise", "[64:ff9b::7f00:1]:25", nil, nil, "421 4.7.0 proxy.example mail may not go to [IPv6:64:ff9b::7f00:1]"},
 		{"loopback, allowed", "127.0.0.1:25", nil, func(out *OutboundConfig) { out.AllowPrivateDestinations = true }, "220 [127.0.0.1] "},
 		{"not allowed", mxAddr, nil, func(out *OutboundConfig) { out.Allow = Prefixes{netip.MustParsePrefix("10.0.0.0/8")} },
-			"554 5.7.1 proxy.example does not serve 198.51.100.7"},
+			"421 4.7.0 proxy.example does not serve 198.51.100.7"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -50,8 +50,11 @@ const (
 	// maxPacing bounds the pauses behind one message together, and so the pause
 	// where there are many recipients: an MTA has other mail for this connection.
 	maxPacing = 2 * time.Minute
-	// unreadLook is the time between two looks at whether a client has read.
-	unreadLook = time.Millisecond
+	// unreadLook is the time between the first two looks at whether a client has
+	// read. Each look asks the kernel, so the time doubles up to maxUnreadLook: a
+	// client that takes long for a reply is not hurried by it.
+	unreadLook    = time.Millisecond
+	maxUnreadLook = 50 * time.Millisecond
 )
 
 // A pacing is how the final replies to one message are said. What matters is that
@@ -95,7 +98,7 @@ func (s *session) sayEach(finals []smtpwire.Reply) {
 	}
 	for i, r := range finals {
 		if i > 0 {
-			s.pause(p)
+			s.pause(p, unreadByClient)
 		}
 		if s.wire.cutFlag.Load() && s.errs == nil { // we must be gone, but not without the truth
 			s.sayRest(finals[i:])
@@ -122,16 +125,18 @@ func (s *session) sayRest(finals []smtpwire.Reply) {
 }
 
 // pause waits between two replies. A client that has left is not waited for.
-func (s *session) pause(p pacing) {
-	began := time.Now()
+// unread tells what it has not read, and whether that can be seen.
+func (s *session) pause(p pacing, unread func(*wire) (n int64, ok bool)) {
+	began, look := time.Now(), unreadLook
 	for p.gap > 0 && s.errs == nil && !s.wire.cutFlag.Load() {
 		left := p.gap - time.Since(began)
-		unread, seen := unreadByClient(s.wire)
+		n, seen := unread(s.wire)
 		switch {
-		case seen && unread == 0: // the next one will come in another read
+		case seen && n == 0: // the next one will come in another read
 			left = p.least - time.Since(began)
 		case seen: // whatever the pause, it would take both
-			left = min(time.Until(p.end), unreadLook)
+			left = min(time.Until(p.end), look)
+			look = min(2*look, maxUnreadLook)
 		}
 		if left <= 0 {
 			return

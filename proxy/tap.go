@@ -117,7 +117,8 @@ type tapFault struct {
 
 // newTap makes a tap that writes nothing yet.
 func newTap(log *zap.Logger, metrics *Metrics) *tap {
-	return &tap{log: log, metrics: metrics, open: openTapDir, wake: make(chan struct{}, 1)}
+	open := func(dir string) (tapPlace, error) { return openTapDir(dir, log) }
+	return &tap{log: log, metrics: metrics, open: open, wake: make(chan struct{}, 1)}
 }
 
 // use puts a configuration into force: copies that wait go where they were meant to.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"go.uber.org/zap"
 )
 
 // What a copy's two files end in.
@@ -43,8 +45,8 @@ func tapNames() *regexp.Regexp {
 }
 
 // openTapDir opens a directory, and takes away what a process that died has left
-// in it.
-func openTapDir(path string) (tapPlace, error) {
+// in it. What cannot be taken away is logged, and stays.
+func openTapDir(path string, log *zap.Logger) (tapPlace, error) {
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, err
@@ -55,7 +57,11 @@ func openTapDir(path string) (tapPlace, error) {
 	}
 	if err == nil {
 		d.share = sharedWith(d.info)
-		err = d.tidy()
+		var stays error
+		if stays, err = d.tidy(); stays != nil {
+			log.Warn("tap: what a process that died has left cannot be put in order; copies go on", zap.String("dir", path),
+				zap.Error(stays))
+		}
 	}
 	if err != nil {
 		d.close()
@@ -119,33 +125,54 @@ func (d *tapDir) used() (int64, error) {
 	return sum, err
 }
 
+// maxStaysTold is of how many leftovers the log says why they stay.
+const maxStaysTold = 10
+
 // tidy ends what a process that died had begun. A copy whose text was in sight is
 // whole, and its envelope appears too, where that has survived; of others nothing
-// is left.
-func (d *tapDir) tidy() error {
+// is left. One that cannot be dealt with stays, and stays says why; err is trouble
+// with the directory itself.
+func (d *tapDir) tidy() (stays, err error) {
 	pattern := tapNames()
 	var left []string
-	err := d.each(func(e fs.DirEntry) error {
+	err = d.each(func(e fs.DirEntry) error {
 		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), ".") && pattern.MatchString(e.Name()) {
 			left = append(left, e.Name())
 		}
 		return nil
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var why []error
+	more := 0
 	for _, hidden := range left {
-		name := hidden[1:]
-		if text, is := strings.CutSuffix(name, tapEnvelope); is && d.seen(text+tapText) {
-			if d.whole(hidden) {
-				err = d.root.Rename(hidden, name)
-				continue
-			}
-			err = errors.Join(err, d.root.Remove(text+tapText))
+		switch err := d.end(hidden); {
+		case err == nil:
+		case len(why) < maxStaysTold:
+			why = append(why, err)
+		default:
+			more++
 		}
-		err = errors.Join(err, d.root.Remove(hidden))
 	}
-	return err
+	if more > 0 {
+		why = append(why, fmt.Errorf("and %d more", more))
+	}
+	return errors.Join(why...), nil
+}
+
+// end ends one file that was begun.
+func (d *tapDir) end(hidden string) error {
+	name := hidden[1:]
+	if text, is := strings.CutSuffix(name, tapEnvelope); is && d.seen(text+tapText) {
+		if d.whole(hidden) {
+			return d.root.Rename(hidden, name)
+		}
+		if err := d.root.Remove(text + tapText); err != nil {
+			return err // while its envelope is here, it is tried again
+		}
+	}
+	return d.root.Remove(hidden)
 }
 
 func (d *tapDir) seen(name string) bool {

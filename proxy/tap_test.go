@@ -209,6 +209,21 @@ func TestTapReload(t *testing.T) {
 	}
 }
 
+// Doors without a directory would be copied nowhere.
+func TestTapConfigNoDir(t *testing.T) {
+	for tap, want := range map[string]string{
+		"doors = [\"in\"]":                 `5:9: tap.doors: is set without tap.dir, so nothing is copied; set dir, or take doors out`,
+		"doors = [\"in\"]\ndir = \"\"":     `5:9: tap.doors: is set without tap.dir`,
+		"doors = []":                       "",
+		"doors = [\"in\"]\ndir = \"here\"": "",
+	} {
+		_, err := ParseConfig("slipstream.toml", []byte("hostname = \"proxy.example\"\n[[inbound]]\nname = \"in\"\n[tap]\n"+tap+"\n"))
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v\nwant %s", tap, err, want)
+		}
+	}
+}
+
 // What is wrong with the names of doors is said where it stands.
 func TestTapConfig(t *testing.T) {
 	const doors = "hostname = \"proxy.example\"\n[[inbound]]\nname = \"in\"\n[[outbound]]\nname = \"out\"\n[tap]\ndir = \"copies\"\n"

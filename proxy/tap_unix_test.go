@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // tapCopyOf makes a copy as a transaction would.
@@ -32,7 +35,7 @@ func tapCopyOf(t *testing.T, n int, text string, sync bool) *tapCopy {
 // openTap opens a directory for a test.
 func openTap(t *testing.T, path string) *tapDir {
 	t.Helper()
-	place, err := openTapDir(path)
+	place, err := openTapDir(path, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +183,65 @@ func TestTapDirTidy(t *testing.T) {
 	}
 }
 
+// One leftover that cannot be dealt with is logged and stays; the others are, and
+// copies go on.
+func TestTapDirTidyStuck(t *testing.T) {
+	for _, stuckFirst := range []bool{true, false} {
+		dir := t.TempDir()
+		stuck, whole := newTapName(time.Unix(1, 0), "00000000ab.1"), newTapName(time.Unix(2, 0), "00000000ab.2")
+		if !stuckFirst {
+			stuck, whole = whole, stuck
+		}
+		for _, name := range []string{stuck, whole} {
+			for file, text := range map[string]string{name + tapText: "x", "." + name + tapEnvelope: "{}"} {
+				if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(dir, stuck+tapEnvelope, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		core, logs := observer.New(zap.DebugLevel)
+		place, err := openTapDir(dir, zap.New(core))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer place.close()
+		want := []string{"." + stuck + tapEnvelope, stuck + tapText, stuck + tapEnvelope, whole + tapText, whole + tapEnvelope}
+		slices.Sort(want)
+		if got := namesIn(t, dir); !slices.Equal(got, want) {
+			t.Errorf("got  %q\nwant %q", got, want)
+		}
+		if logs.Len() != 1 || !mentions(logs, stuck) || mentions(logs, whole) {
+			t.Errorf("logged %v", logs.All())
+		}
+		if err := place.put(tapCopyOf(t, 3, "x", false)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A thousand of them are one line of the log, and no endless one.
+func TestTapDirTidyManyStuck(t *testing.T) {
+	dir := t.TempDir()
+	for i := range maxStaysTold + 5 {
+		name := newTapName(time.Now(), fmt.Sprintf("00000000ab.%d", i))
+		for file, text := range map[string]string{name + tapText: "x", "." + name + tapEnvelope: "{}"} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.MkdirAll(filepath.Join(dir, name+tapEnvelope, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stays, err := openTap(t, dir).tidy()
+	if err != nil || stays == nil || strings.Count(stays.Error(), "\n") != maxStaysTold || !strings.HasSuffix(stays.Error(), "and 5 more") {
+		t.Errorf("%v, %v", stays, err)
+	}
+}
+
 // Who may write to the directory cannot have us write, or read, anywhere else.
 func TestTapDirSymlinks(t *testing.T) {
 	outside := t.TempDir()
@@ -230,7 +292,7 @@ func TestTapDirSymlinks(t *testing.T) {
 // What goes wrong leaves nothing behind.
 func TestTapDirFails(t *testing.T) {
 	t.Run("no such directory", func(t *testing.T) {
-		if _, err := openTapDir(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := openTapDir(filepath.Join(t.TempDir(), "none"), zap.NewNop()); !errors.Is(err, fs.ErrNotExist) {
 			t.Error(err)
 		}
 	})
@@ -239,7 +301,7 @@ func TestTapDirFails(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := openTapDir(file); err == nil {
+		if _, err := openTapDir(file, zap.NewNop()); err == nil {
 			t.Error("was opened")
 		}
 	})

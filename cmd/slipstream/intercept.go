@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -40,6 +38,10 @@ programs nft and ip. Nothing survives a reboot, so the unit of the service is a 
     ExecStartPre=+slipstream intercept apply
     ExecStopPost=+slipstream intercept remove
 
+Without the second line, outbound connections that the rules take are refused while the service is down, and the MTA
+tries again; with it, its mail goes directly, as it would without us. Where no door of the configuration is
+intercepted, "apply" does what "remove" does.
+
 Exit codes: 0 done, 1 not done, 64 wrong command line, 78 wrong configuration.`
 }
 
@@ -72,6 +74,10 @@ func (c *interceptPrintCmd) Run(con console) error {
 	if err != nil {
 		return err
 	}
+	if p.IsEmpty() {
+		return fmt.Errorf("no door of %s is intercepted: that is for route = \"original\", transparent = true "+
+			"and client_address = \"spoof\"; what was applied before goes with \"slipstream intercept remove\"", c.Config)
+	}
 	warnAboutRoot(con.err, p)
 	return p.Print(con.out,
 		"Brings connections to the doors of "+c.Config+".",
@@ -89,6 +95,10 @@ func (c *interceptApplyCmd) Run(con console) error {
 	if err != nil {
 		return err
 	}
+	if p.IsEmpty() {
+		fmt.Fprintf(con.out, "no door of %s is intercepted: all rules are taken away\n", c.Config)
+		return (&interceptRemoveCmd{}).Run(con)
+	}
 	warnAboutRoot(con.err, p)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -101,10 +111,10 @@ type interceptRemoveCmd struct{}
 func (*interceptRemoveCmd) Run(con console) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	return intercept.Plan{IPv6: hasIPv6()}.Remove(ctx, runProgram, func(line string) { fmt.Fprintln(con.out, line) })
+	return intercept.Plan{IPv6: intercept.HasIPv6()}.Remove(ctx, runProgram, func(line string) { fmt.Fprintln(con.out, line) })
 }
 
-// planFor makes the rules of a configuration file.
+// planFor makes the rules of a configuration file. They are empty where no door is intercepted.
 func planFor(file string, who userFlag) (intercept.Plan, error) {
 	cfg, err := proxy.LoadConfig(file)
 	if err != nil {
@@ -112,10 +122,9 @@ func planFor(file string, who userFlag) (intercept.Plan, error) {
 	}
 	p := proxy.Interception(cfg)
 	if p.IsEmpty() {
-		return p, fmt.Errorf("no door of %s is intercepted: that is for route = \"original\", transparent = true "+
-			"and client_address = \"spoof\"; what was applied before goes with \"slipstream intercept remove\"", file)
+		return p, nil
 	}
-	p.User, p.IPv6 = who.User, hasIPv6()
+	p.User, p.IPv6 = who.User, intercept.HasIPv6()
 	if p.NeedsUser() {
 		if p.UID, err = who.lookUp(); err != nil {
 			return p, err
@@ -130,16 +139,6 @@ func warnAboutRoot(w io.Writer, p intercept.Plan) {
 		fmt.Fprintln(w, "slipstream: the service runs as root, so nothing of root's is intercepted, which may be "+
 			"the MTA's mail; give the service a user of its own")
 	}
-}
-
-// hasIPv6 tells whether this machine has IPv6 at all.
-func hasIPv6() bool {
-	ln, err := net.Listen("tcp6", "[::1]:0")
-	if err == nil {
-		_ = ln.Close()
-		return true
-	}
-	return !errors.Is(err, syscall.EAFNOSUPPORT) && !errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // programWait bounds how long one program may take.

@@ -223,7 +223,7 @@ func TestInterceptDeadHost(t *testing.T) {
 func TestInterceptWithout(t *testing.T) {
 	t.Parallel()
 	w := newInterceptWorld(t, true)
-	w.configure(`intercept = "tproxy"`)
+	w.configure(`intercept = "tproxy"`, `allow = ["10.9.2.0/24"]`)
 	s := w.service() // without a capability
 	w.await("the service to end", func() bool { return strings.Contains(s.log.String(), "slipstream failed") })
 	if log := s.log.String(); !strings.Contains(log, "CAP_NET_RAW") || !strings.Contains(log, "AmbientCapabilities=CAP_NET_RAW") {
@@ -241,6 +241,11 @@ func TestInterceptWithout(t *testing.T) {
 	w.apply()
 	if out, _ = w.slipstream("check", "-c", w.config); !regexp.MustCompile(`(?m)^ok +intercept +the rules are in force`).MatchString(out) {
 		t.Errorf("check with rules:\n%s", out)
+	}
+
+	w.configure("mx_port = 2525")
+	if out, _ = w.slipstream("check", "-c", w.config); !regexp.MustCompile(`(?m)^warn +intercept +other rules than .*slipstream intercept apply`).MatchString(out) {
+		t.Errorf("check with other rules:\n%s", out)
 	}
 
 	if out, err := w.slipstream("intercept", "apply", "-c", w.config, "--user", "nobody-of-that-name"); err == nil ||

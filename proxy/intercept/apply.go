@@ -143,6 +143,7 @@ var parts = []struct{ program, word, part string }{
 	{"nft", "socket", "it cannot match sockets (CONFIG_NFT_SOCKET, the module nft_socket)"},
 	{"nft", "redirect", "it cannot redirect (CONFIG_NFT_REDIR, CONFIG_NFT_NAT, the modules nft_redir and nft_chain_nat)"},
 	{"nft", "dnat", "it cannot redirect (CONFIG_NFT_NAT, the modules nft_nat and nft_chain_nat)"},
+	{"nft", "reject", "it cannot refuse packets (CONFIG_NFT_REJECT_INET, the module nft_reject_inet)"},
 	{"nft", "fib", "it cannot look up routes in rules (CONFIG_NFT_FIB_INET, the module nft_fib_inet)"},
 	{"nft", "ct ", "it does not track connections (CONFIG_NFT_CT, the module nft_ct)"},
 	{"nft", "type nat", "it cannot translate addresses for the family inet (Linux 5.2, the module nft_chain_nat)"},

@@ -77,6 +77,7 @@ func TestKernel(t *testing.T) {
 	silent := func(string) {}
 	for name, p := range plans() { // no subtests: each would run on another thread, outside
 		once := ""
+		wantForce(t, name+", nothing there", p, run, None)
 		for range 2 {
 			if err := p.Apply(t.Context(), run, silent); err != nil {
 				t.Fatalf("%s: %v", name, err)
@@ -90,13 +91,26 @@ func TestKernel(t *testing.T) {
 		if once == nothing {
 			t.Errorf("%s: nothing was applied", name)
 		}
+		wantForce(t, name, p, run, Whole)
 		other := plans()["all"]
 		other.IPv6 = p.IPv6 // a machine does not lose it meanwhile
 		if err := other.Apply(t.Context(), run, silent); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
+		if name != "all" {
+			wantForce(t, name+", another there", p, run, Other)
+		}
 		if err := p.Apply(t.Context(), run, silent); err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if p.marks() {
+			if _, err := run(t.Context(), "", "ip", "-4", "rule", "del", "pref", "2525"); err != nil {
+				t.Fatal(err)
+			}
+			wantForce(t, name+" without its rule for marks", p, run, Other)
+			if err := p.Apply(t.Context(), run, silent); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
 		}
 		if now := state(t, run); now != once {
 			t.Errorf("%s: applied over another it is another state:\n%s\nwas\n%s", name, now, once)
@@ -109,6 +123,13 @@ func TestKernel(t *testing.T) {
 				t.Errorf("%s: removal left something behind:\n%s\nwas\n%s", name, now, nothing)
 			}
 		}
+	}
+}
+
+func wantForce(t *testing.T, name string, p Plan, run Runner, want Force) {
+	t.Helper()
+	if got, err := p.Force(t.Context(), run); got != want || err != nil {
+		t.Errorf("%s: in force is %v (%v), want %v", name, got, err, want)
 	}
 }
 

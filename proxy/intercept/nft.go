@@ -10,23 +10,23 @@ import (
 // script is the table of nftables, as one transaction: what was there before is gone in the moment when this is in
 // force.
 func (p Plan) script() string {
+	return noTable() + fmt.Sprintf("table inet %s {\n\t# which rules these are\n\tchain %s {\n\t}\n%s}\n",
+		TableName, p.name(), p.table())
+}
+
+// table is what is in the table but for its name. It is empty where routing does it alone.
+func (p Plan) table() string {
 	var b strings.Builder
-	b.WriteString(noTable())
-	chains := slices.DeleteFunc(p.chains(), func(c chain) bool { return len(c.rules) == 0 })
-	if len(chains) == 0 {
-		return b.String() // routing does it alone
-	}
-	fmt.Fprintf(&b, "table inet %s {\n", TableName)
-	sep := ""
-	for _, c := range chains {
-		fmt.Fprintf(&b, "%s\tchain %s {\n\t\ttype %s; policy accept;\n", sep, c.name, c.hook)
+	for _, c := range p.chains() {
+		if len(c.rules) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "\n\tchain %s {\n\t\ttype %s; policy accept;\n", c.name, c.hook)
 		for _, rule := range append(c.first, c.rules...) {
 			fmt.Fprintf(&b, "\t\t%s\n", rule)
 		}
 		b.WriteString("\t}\n")
-		sep = "\n"
 	}
-	b.WriteString("}\n")
 	return b.String()
 }
 
@@ -46,6 +46,7 @@ const (
 	hookRedirect   = "nat hook output priority -100" // dstnat, which has no name here
 	hookPrerouting = "filter hook prerouting priority mangle"
 	hookReroute    = "route hook output priority mangle"
+	hookForward    = "filter hook forward priority filter"
 )
 
 func (p Plan) chains() []chain {
@@ -58,11 +59,12 @@ func (p Plan) chains() []chain {
 			"# what stays on this machine",
 			`oifname "lo" return`,
 		}, p.redirects()},
-		{"outbound-tproxy", hookPrerouting, []string{
+		{"outbound-tproxy", hookPrerouting, append([]string{
 			"# what this machine sends to itself, or is for this machine",
 			`iifname "lo" return`,
 			"fib daddr type local return",
-		}, p.tproxies(mark)},
+		}, p.fronted()...), p.tproxies(mark)},
+		{"outbound-unheard", hookForward, nil, p.unheard()},
 		{"inbound-front", hookPrerouting, []string{
 			"# what this machine sends to itself: the MTA's own mail, and what Slipstream passes on to it",
 			`iifname "lo" return`,
@@ -111,18 +113,53 @@ func (p Plan) tproxies(mark string) (rules []string) {
 	for _, o := range p.Outbound {
 		for _, f := range p.families() {
 			to, ok := f.target(o.Listen)
-			networks := f.daddr(o.Networks)
+			which := f.between(o.Clients, o.Networks)
 			switch {
-			case !o.TProxy || networks == "":
+			case !o.TProxy || which == "":
 			case !ok:
 				rules = append(rules, notListening(o.Door, f))
 			default:
-				rules = append(rules, "# door "+o.Door,
-					fmt.Sprintf("%s tcp dport %d %s %s accept", networks, o.Port, f.tproxy(to), mark))
+				which = fmt.Sprintf("%s tcp dport %d", which, o.Port)
+				rules = append(rules, "# door "+o.Door, fmt.Sprintf("%s %s %s accept", which, f.tproxy(to), mark),
+					// The rule above ends where it finds no socket.
+					fmt.Sprintf("%s meta mark set %#x accept", which, Unheard))
 			}
 		}
 	}
 	return rules
+}
+
+// unheard refuses what nobody listens for, lest it goes to the world without us. That is done where packets are
+// forwarded: before their way is known, kernels below 5.9 cannot.
+func (p Plan) unheard() []string {
+	word := fmt.Sprintf("meta mark set %#x", Unheard)
+	if !slices.ContainsFunc(p.tproxies(""), func(rule string) bool { return strings.Contains(rule, word) }) {
+		return nil
+	}
+	return []string{
+		"# nobody listens at the door: it is not sent on in clear",
+		fmt.Sprintf("meta mark %#x meta l4proto tcp reject with tcp reset", Unheard),
+	}
+}
+
+// fronted leaves alone what is for an MTA that a door of ours stands in front of: it comes in there.
+func (p Plan) fronted() (rules []string) {
+	for _, in := range p.Inbound {
+		for _, front := range in.Fronts {
+			for _, b := range in.Backends {
+				if a := b.Addr(); p.isRouted(a) {
+					rules = append(rules, "# door "+in.Door+" is for this",
+						fmt.Sprintf("%s daddr %s tcp dport %d return", familyOf(a).word(), a, front.Port))
+				}
+			}
+		}
+	}
+	return rules
+}
+
+// isRouted reports whether packets to a backend pass through this machine.
+func (p Plan) isRouted(a netip.Addr) bool {
+	return a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() && (p.IPv6 || a.Is4())
 }
 
 // tproxy is the statement that finds the socket for a packet.
@@ -147,7 +184,7 @@ func (p Plan) fronts(mark string) (rules []string) {
 				rest := fmt.Sprintf("tcp dport %d %s %s accept", front.Port, f.tproxy(to), mark)
 				rules = append(rules, "# door "+in.Door, f.all()+" fib daddr type local "+rest)
 				for _, b := range in.Backends {
-					if a := b.Addr(); a.IsValid() && f.of(a) && !a.IsLoopback() && !a.IsUnspecified() {
+					if a := b.Addr(); p.isRouted(a) && f.of(a) {
 						rules = append(rules, fmt.Sprintf("%s daddr %s %s", f.word(), a, rest))
 					}
 				}

@@ -17,6 +17,8 @@ const (
 	TableName = "slipstream"
 	// Mark is what packets carry that are for our sockets though their address is another machine's.
 	Mark = 0x736c
+	// Unheard is what packets carry that a door should have taken, while nobody listens there. They go no further.
+	Unheard = 0x736d
 	// RouteTable is the routing table by which such packets stay here.
 	RouteTable = 2525
 	// rulePriority is the place of our rules of policy routing; answers from loopback come right behind.
@@ -39,6 +41,7 @@ type Outbound struct {
 	Listen   []netip.AddrPort // where the door is; an unspecified address stands for all addresses of both families
 	Networks []netip.Prefix   // where the connections are meant to go
 	Port     uint16           // of the mail hosts there
+	Clients  []netip.Prefix   // with TProxy: whose connections are taken; others' pass by
 }
 
 // An Inbound door takes the connections of the world to the MTA, or speaks to the MTA from the world's addresses.
@@ -100,6 +103,12 @@ func (p Plan) Check() error {
 				return err
 			}
 		}
+		for _, b := range in.Backends {
+			if b.Addr().Zone() != "" {
+				return fmt.Errorf("the backend of door %q is at %q, and rules cannot name a zone; write an address without one",
+					in.Door, b)
+			}
+		}
 	}
 	return nil
 }
@@ -109,6 +118,10 @@ func (p Plan) checkListen(door string, listen []netip.AddrPort) error {
 		if a.Port() == 0 {
 			return fmt.Errorf("door %q listens on a port that the system chooses, and rules need to name it; "+
 				"set a port in listen", door)
+		}
+		if a.Addr().Zone() != "" {
+			return fmt.Errorf("door %q listens on %q, and rules cannot name a zone; write an address without one in listen",
+				door, a)
 		}
 	}
 	return nil
@@ -154,10 +167,13 @@ func (f family) target(listen []netip.AddrPort) (netip.AddrPort, bool) {
 }
 
 // daddr matches packets to one of the networks, "" where there is none of the family.
-func (f family) daddr(networks []netip.Prefix) string {
+func (f family) daddr(networks []netip.Prefix) string { return f.match("daddr", networks) }
+
+// match matches packets whose address is in one of the networks, "" where there is none of the family.
+func (f family) match(field string, networks []netip.Prefix) string {
 	var words []string
-	for _, n := range networks {
-		if n.Addr().Is4() != (f == v4) {
+	for i, n := range networks {
+		if n.Addr().Is4() != (f == v4) || isCovered(n, networks, i) {
 			continue
 		}
 		if n.Bits() == 0 {
@@ -168,5 +184,32 @@ func (f family) daddr(networks []netip.Prefix) string {
 	if len(words) == 0 {
 		return ""
 	}
-	return f.word() + " daddr " + set(words)
+	return f.word() + " " + field + " " + set(words)
+}
+
+// isCovered reports whether another network has all of the one at i, which a set of nftables must not have twice.
+func isCovered(n netip.Prefix, networks []netip.Prefix, i int) bool {
+	for k, other := range networks {
+		wider := other.Bits() < n.Bits() || other.Bits() == n.Bits() && k < i
+		if wider && other.Contains(n.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// between matches packets of the clients to the networks, "" where there are none of the family. This machine's own
+// addresses of loopback are nobody's who is routed.
+func (f family) between(clients, networks []netip.Prefix) string {
+	clients = slices.DeleteFunc(slices.Clone(clients), func(n netip.Prefix) bool { return n.Addr().IsLoopback() })
+	from, to := f.match("saddr", clients), f.match("daddr", networks)
+	switch {
+	case from == "" || to == "":
+		return ""
+	case from == f.all():
+		return to
+	case to == f.all():
+		return from
+	}
+	return from + " " + to
 }

@@ -30,11 +30,13 @@ func plans() map[string]Plan {
 	redirect := Outbound{Door: "outbound", Listen: addrs("127.0.0.1:10526", "[::1]:10526"), Networks: everywhere, Port: 25}
 	tproxy := redirect
 	tproxy.TProxy = true
+	tproxy.Clients = networks("127.0.0.0/8", "::1/128", "10.0.0.0/24", "10.0.0.128/25", "10.1.0.0/16", "fd00:1::/64")
 	some := Outbound{
 		Door: "some", Listen: addrs("127.0.0.2:10527"), Port: 2525,
 		Networks: networks("192.0.2.1/24", "198.51.100.0/24", "2001:db8::/32"),
 	}
-	wild := Outbound{Door: "wild", TProxy: true, Listen: addrs("[::]:10528"), Networks: networks("203.0.113.7/32"), Port: 25}
+	wild := Outbound{Door: "wild", TProxy: true, Listen: addrs("[::]:10528"), Networks: networks("203.0.113.7/32", "2001:db8::/32"), Port: 25,
+		Clients: networks("10.0.0.7/32")}
 	front := Inbound{
 		Door: "inbound", Backends: addrs("127.0.0.1:25"),
 		Fronts: []Front{{25, addrs("127.0.0.1:2525", "[::1]:2525")}, {465, addrs("[::]:4465")}},
@@ -146,6 +148,74 @@ func TestPlan(t *testing.T) {
 	} {
 		if err := p.Check(); err == nil || !strings.Contains(err.Error(), `door "x" listens on a port that the system chooses`) {
 			t.Errorf("%+v: %v", p, err)
+		}
+	}
+}
+
+// A zone may be any text, and never comes near a program.
+func TestZones(t *testing.T) {
+	zoned := addrs("[fe80::1%x accept; drop]:25")
+	for _, p := range []Plan{
+		{Outbound: []Outbound{{Door: "x", Listen: zoned, Networks: networks("::/0"), Port: 25}}},
+		{Inbound: []Inbound{{Door: "x", Fronts: []Front{{25, zoned}}}}},
+		{Inbound: []Inbound{{Door: "x", Spoof: true, Backends: zoned}}},
+	} {
+		p.IPv6 = true
+		m := &machine{}
+		var b bytes.Buffer
+		for _, err := range []error{p.Check(), p.Print(&b), p.Apply(t.Context(), m.run, func(string) {})} {
+			if err == nil || !strings.Contains(err.Error(), "rules cannot name a zone; write an address without one") {
+				t.Errorf("%+v: %v", p, err)
+			}
+		}
+		if b.Len() > 0 || len(m.ran) > 0 {
+			t.Errorf("printed %q, ran %q", b.String(), m.ran)
+		}
+	}
+}
+
+// Rules for a router take what its clients send, and nothing of others.
+func TestTProxyTakesClientsAlone(t *testing.T) {
+	all := printed(t, plans()["all"])
+	for _, want := range []string{
+		"\t\tip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 tproxy ip to 127.0.0.1:10526 meta mark set 0x736c accept\n" +
+			"\t\tip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 meta mark set 0x736d accept\n",
+		"\t\tip6 saddr fd00:1::/64 tcp dport 25 tproxy ip6 to [::1]:10526 ",
+		"\t\tip daddr 10.0.0.5 tcp dport 25 return\n",
+		"\t\tmeta mark 0x736d meta l4proto tcp reject with tcp reset\n",
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %q in\n%s", want, all)
+		}
+	}
+	for _, clients := range [][]string{{"127.0.0.0/8", "::1/128"}, nil} {
+		p := plans()["tproxy"]
+		for i := range p.Outbound {
+			p.Outbound[i].Clients = networks(clients...)
+		}
+		if got := printed(t, p); strings.Contains(got, "tproxy ip") || strings.Contains(got, "reject") {
+			t.Errorf("rules for nobody:\n%s", got)
+		}
+	}
+	some := printed(t, plans()["tproxy"])
+	if !strings.Contains(some, "ip saddr 10.0.0.7/32 ip daddr 203.0.113.7/32 tcp dport 25 tproxy ip to :10528") ||
+		strings.Contains(some, "2001:db8::/32") {
+		t.Errorf("a family without clients, and one with:\n%s", some)
+	}
+}
+
+// The name of a plan is the same for every user, with IPv6 and without, and for no other plan.
+func TestPlanName(t *testing.T) {
+	seen := map[string]string{}
+	for name, p := range plans() {
+		id := p.name()
+		if other, ok := seen[id]; ok {
+			t.Errorf("%s and %s are both %s", name, other, id)
+		}
+		seen[id] = name
+		p.UID, p.User, p.IPv6 = 7, "other", !p.IPv6
+		if p.name() != id {
+			t.Errorf("%s is %s, and for another user %s", name, id, p.name())
 		}
 	}
 }

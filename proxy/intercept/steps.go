@@ -18,8 +18,9 @@ type step struct {
 	unless []string
 }
 
-// steps put the plan into force. They can be run again at any time: what stays as it was is not taken away even for
-// a moment, since packets on their way would miss it.
+// steps put the plan into force. They can be run again at any time: the rule about marks and the routing table, if
+// they stay, are not taken away even for a moment, and the table of nftables is exchanged in one. The rules about
+// answers are put there anew: what a backend on loopback answers meanwhile is lost, and TCP sends it again.
 func (p Plan) steps() []step {
 	marks := p.marks()
 	stays := marks || len(p.spoofed(onLoopback)) > 0
@@ -120,8 +121,11 @@ func (f family) ip() func(words ...any) []string {
 	}
 }
 
-// Print writes the steps as a script for sh(1), head as a comment on top of it.
+// Print writes the steps as a script for sh(1), head as a comment on top of it. Its errors are those of [Plan.Check] too.
 func (p Plan) Print(w io.Writer, head ...string) error {
+	if err := p.Check(); err != nil {
+		return err
+	}
 	var b strings.Builder
 	b.WriteString("#!/bin/sh\n")
 	for _, line := range head {

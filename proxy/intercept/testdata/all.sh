@@ -18,6 +18,10 @@ nft -f - <<'END'
 add table inet slipstream
 delete table inet slipstream
 table inet slipstream {
+	# which rules these are
+	chain plan-097e6893da094974 {
+	}
+
 	chain outbound-redirect {
 		type nat hook output priority -100; policy accept;
 		# what Slipstream sends itself (user slipstream)
@@ -35,10 +39,20 @@ table inet slipstream {
 		# what this machine sends to itself, or is for this machine
 		iifname "lo" return
 		fib daddr type local return
+		# door inbound is for this
+		ip daddr 10.0.0.5 tcp dport 25 return
 		# door outbound
-		meta nfproto ipv4 tcp dport 25 tproxy ip to 127.0.0.1:10526 meta mark set 0x736c accept
+		ip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 tproxy ip to 127.0.0.1:10526 meta mark set 0x736c accept
+		ip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 meta mark set 0x736d accept
 		# door outbound
-		meta nfproto ipv6 tcp dport 25 tproxy ip6 to [::1]:10526 meta mark set 0x736c accept
+		ip6 saddr fd00:1::/64 tcp dport 25 tproxy ip6 to [::1]:10526 meta mark set 0x736c accept
+		ip6 saddr fd00:1::/64 tcp dport 25 meta mark set 0x736d accept
+	}
+
+	chain outbound-unheard {
+		type filter hook forward priority filter; policy accept;
+		# nobody listens at the door: it is not sent on in clear
+		meta mark 0x736d meta l4proto tcp reject with tcp reset
 	}
 
 	chain inbound-front {

@@ -18,6 +18,10 @@ nft -f - <<'END'
 add table inet slipstream
 delete table inet slipstream
 table inet slipstream {
+	# which rules these are
+	chain plan-128d2787d8670bcc {
+	}
+
 	chain inbound-front {
 		type filter hook prerouting priority mangle; policy accept;
 		# what this machine sends to itself: the MTA's own mail, and what Slipstream passes on to it

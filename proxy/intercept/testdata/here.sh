@@ -23,4 +23,9 @@ ip -6 rule add pref 2526 from ::1 iif lo ipproto tcp sport 10025 lookup 2525
 nft -f - <<'END'
 add table inet slipstream
 delete table inet slipstream
+table inet slipstream {
+	# which rules these are
+	chain plan-6901e7a43a48471c {
+	}
+}
 END

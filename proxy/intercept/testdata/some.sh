@@ -16,6 +16,10 @@ nft -f - <<'END'
 add table inet slipstream
 delete table inet slipstream
 table inet slipstream {
+	# which rules these are
+	chain plan-f968ae6bbe2798d8 {
+	}
+
 	chain outbound-redirect {
 		type nat hook output priority -100; policy accept;
 		# what Slipstream sends itself (user slipstream)

@@ -18,17 +18,30 @@ nft -f - <<'END'
 add table inet slipstream
 delete table inet slipstream
 table inet slipstream {
+	# which rules these are
+	chain plan-e87193fb0571c7c2 {
+	}
+
 	chain outbound-tproxy {
 		type filter hook prerouting priority mangle; policy accept;
 		# what this machine sends to itself, or is for this machine
 		iifname "lo" return
 		fib daddr type local return
 		# door outbound
-		meta nfproto ipv4 tcp dport 25 tproxy ip to 127.0.0.1:10526 meta mark set 0x736c accept
+		ip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 tproxy ip to 127.0.0.1:10526 meta mark set 0x736c accept
+		ip saddr { 10.0.0.0/24, 10.1.0.0/16 } tcp dport 25 meta mark set 0x736d accept
 		# door outbound
-		meta nfproto ipv6 tcp dport 25 tproxy ip6 to [::1]:10526 meta mark set 0x736c accept
+		ip6 saddr fd00:1::/64 tcp dport 25 tproxy ip6 to [::1]:10526 meta mark set 0x736c accept
+		ip6 saddr fd00:1::/64 tcp dport 25 meta mark set 0x736d accept
 		# door wild
-		ip daddr 203.0.113.7/32 tcp dport 25 tproxy ip to :10528 meta mark set 0x736c accept
+		ip saddr 10.0.0.7/32 ip daddr 203.0.113.7/32 tcp dport 25 tproxy ip to :10528 meta mark set 0x736c accept
+		ip saddr 10.0.0.7/32 ip daddr 203.0.113.7/32 tcp dport 25 meta mark set 0x736d accept
+	}
+
+	chain outbound-unheard {
+		type filter hook forward priority filter; policy accept;
+		# nobody listens at the door: it is not sent on in clear
+		meta mark 0x736d meta l4proto tcp reject with tcp reset
 	}
 }
 END
