@@ -129,7 +129,7 @@ func (p *Proxy) outboundDoor(cfg *Config, conf *OutboundConfig) (*door, error) {
 	d := p.newDoor(cfg, conf.Name, conf.TLSMinVersion, roots)
 	d.lmtp = conf.Protocol == "lmtp"
 	d.attribution = attribution(conf.ReplyAttribution)
-	d.split, d.once, d.flights = conf.Split, p.once, p.flights
+	d.split, d.once, d.flights = conf.Split, p.once, &p.flights
 	d.pace, d.health = conf.ReplyPace, p.healthFor(conf)
 	d.addReceived, d.allow = conf.AddReceived, conf.Allow
 	d.caller.sources, d.caller.warm = conf.SourceAddress, conf.poolLimits()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -268,18 +267,10 @@ func (t *transaction) commit(ctx context.Context, m *message) {
 		}
 		return
 	}
-	if len(busy) == 1 {
-		t.commitLeg(ctx, busy[0], m, end)
-		return
-	}
-	var wg sync.WaitGroup
-	for _, l := range busy {
-		wg.Go(func() {
-			defer l.survive()
-			t.commitLeg(ctx, l, m, end)
-		})
-	}
-	t.await(&wg)
+	t.sideBySide(len(busy), func(i int) {
+		defer busy[i].survive()
+		t.commitLeg(ctx, busy[i], m, end)
+	})
 }
 
 // commitLeg sends the message on one leg. P1: what a recipient hears is what

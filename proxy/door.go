@@ -65,7 +65,7 @@ type door struct {
 	gate    *gate
 	wires   *wireSet
 	dns     Resolver
-	flights *flights
+	flights *once.Flights // copies under way; nil at inbound doors
 	once    *once.Memory  // nil: nothing is remembered of recipients
 	done    func(Summary) // nil, or hears of every transaction
 

@@ -190,7 +190,7 @@ func (t *transaction) envelopeFor(b *batch, g group, next smtpwire.Command) enve
 		b.rcpts[i].leg = g.leg
 		rcpts = append(rcpts, b.rcpts[i])
 	}
-	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 && !t.recalls(t.msg, rcpts) {
+	if ahead := t.s.ahead; ahead != nil && ahead.err == nil && len(t.legs) == 1 && t.mayRide(t.msg, rcpts) {
 		e.text = t.msg
 	}
 	e.answered = func(i int, r smtpwire.Reply) bool {

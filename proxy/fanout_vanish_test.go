@@ -2,10 +2,12 @@ package proxy
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"slipstream/bench/netsim"
 	"slipstream/bench/refpeer"
 )
 
@@ -168,5 +170,68 @@ func TestFanoutUnderWay(t *testing.T) {
 		c.talk(fanTo("a@one.example", "b@two.example"), "250 | 250 | 250 | 354 ", hostileText+".", "250 2.0.0", "QUIT", "221 ")
 		f.wantCopies("a@one.example", "b@two.example")
 		f.wantHeld(0)
+	})
+}
+
+// So does one that would send its text along with its envelope.
+func TestFanoutUnderWayAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFanWorld(t)
+		slow := f.hop("one", nil)
+		slow.Behave = func(e refpeer.Event) refpeer.Action {
+			if e.Kind == refpeer.EndOfData {
+				return refpeer.Action{Delay: 20 * time.Second}
+			}
+			return refpeer.Action{}
+		}
+		f.start()
+		whole := fanMail + "\r\nRCPT TO:<a@one.example>" + fmt.Sprintf("\r\nBDAT %d LAST\r\n%s", len(hostileText), hostileText)
+		first := f.client(outboundAt)
+		first.ask("EHLO client.example", "250")
+		first.raw(whole)
+		time.Sleep(time.Second)
+		_ = first.conn.Close()
+		c := f.client(outboundAt)
+		c.ask("EHLO CLIENT.EXAMPLE", "250")
+		c.raw(strings.Replace(whole, "one.example", "ONE.example", 1)) // domains have no case
+		c.want("250 ")
+		c.want("250 ")
+		c.want("451 4.3.0 Slipstream: an earlier attempt")
+		time.Sleep(time.Minute)
+		c.raw(whole)
+		c.want("250 ")
+		c.want("250 ")
+		c.want("250 2.0.0")
+		c.talk("QUIT", "221 ")
+		f.wantCopies("a@one.example")
+		f.wantHeld(0)
+	})
+}
+
+// A client that sends many messages ahead, far away, hears of all of them in the
+// end: none is remembered, and each may come again.
+func TestFanoutManyAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFanWorld(t)
+		f.hop("one", nil)
+		f.net.SetLink(clientHost, proxyHost, netsim.Link{Delay: 400 * time.Millisecond})
+		f.start()
+		const messages = 3 * maxUnheard
+		for range 2 {
+			c := f.client(outboundAt)
+			c.ask("EHLO client.example", "250")
+			for i := range messages {
+				text := fmt.Sprintf("Subject: %d\r\n\r\ntext\r\n", i)
+				c.raw(fanMail + "\r\nRCPT TO:<a@one.example>" + fmt.Sprintf("\r\nBDAT %d LAST\r\n%s", len(text), text))
+			}
+			for range 3 * messages {
+				c.want("250 ")
+			}
+			c.talk("QUIT", "221 ")
+			f.wantHeld(0)
+		}
+		if n := len(f.copies()); n != 2*messages {
+			t.Errorf("%d copies, want %d", n, 2*messages)
+		}
 	})
 }

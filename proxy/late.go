@@ -79,18 +79,16 @@ func (t *transaction) askLate(ctx context.Context, m *message, end time.Time) {
 		all[i] = i
 	}
 	t.late = nil
-	var wg sync.WaitGroup
-	for _, g := range t.route(ctx, b, all) {
-		wg.Go(func() {
-			defer t.fillRest(b, g.slots, errBroke) // for what survive leaves open
-			defer g.leg.survive()
-			t.askLateLeg(ctx, b, g, m)
-			if len(g.leg.accepted) > 0 {
-				t.commitLeg(ctx, g.leg, m, end)
-			}
-		})
-	}
-	t.await(&wg)
+	groups := t.route(ctx, b, all)
+	t.sideBySide(len(groups), func(i int) {
+		g := groups[i]
+		defer t.fillRest(b, g.slots, errBroke) // for what survive leaves open
+		defer g.leg.survive()
+		t.askLateLeg(ctx, b, g, m)
+		if len(g.leg.accepted) > 0 {
+			t.commitLeg(ctx, g.leg, m, end)
+		}
+	})
 	for i, rc := range b.rcpts {
 		if b.slots[i].Class() != 2 {
 			rc.final = b.slots[i]

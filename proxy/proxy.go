@@ -79,7 +79,7 @@ type Proxy struct {
 	done    func(Summary)
 	store   *tlsstore.Store
 	once    *once.Memory
-	flights *flights
+	flights once.Flights
 	tickets *tlsstore.Tickets
 	shy     *tlsstore.Shy
 
@@ -128,7 +128,7 @@ type way struct {
 func New(cfg *Config, o Options) (*Proxy, error) {
 	p := &Proxy{
 		log: o.Log, metrics: o.Metrics, dns: o.Resolver, authDNS: o.AuthDNS, version: o.Version, dial: o.Dial, fast: o.DialFast, listen: o.Listen, done: o.Done,
-		store: o.Store, once: o.Once, flights: newFlights(), tickets: o.Tickets, shy: o.Shy,
+		store: o.Store, once: o.Once, tickets: o.Tickets, shy: o.Shy,
 		pool: newPool(cfg.Limits.MaxIdleConnections, o.Metrics),
 		gate: newGate(), goodbyes: make(chan struct{}, maxGoodbyes), wires: newWireSet(),
 		ports: make(map[string]*port), facts: make(map[string]*facts), sessions: make(map[*session]struct{}),

@@ -30,19 +30,17 @@ func (t *transaction) recall(m *message) {
 	}
 	content := m.content()
 	settled := false
+	patience := time.Now().Add(quitWait)
 	for _, rc := range t.rcpts {
 		if !rc.accepted() {
 			continue
 		}
 		key := t.keyOf(rc, content)
-		switch rc.final, rc.recalled = memory.Recall(key); {
-		case rc.recalled:
+		if !t.departBy(key, patience) {
+			rc.final, rc.recalled = composed(451, "4.3.0", "an earlier attempt to send this is still under way"), true
+		} else if rc.final, rc.recalled = memory.Recall(key); rc.recalled {
 			t.s.door.metrics.recalled(t.s.door.name, rc.final)
 			t.rec.recalled++
-		case t.s.door.flights.depart(key, t.s):
-			t.flying = append(t.flying, key)
-		default:
-			rc.final, rc.recalled = composed(451, "4.3.0", "an earlier attempt to send this is still under way"), true
 		}
 		settled = settled || rc.recalled
 	}
@@ -68,20 +66,35 @@ func unrecalled(rcpts []*recipient) []*recipient {
 	return left
 }
 
-// recalls tells whether an earlier attempt left something to be heard of a
-// recipient of these.
-func (t *transaction) recalls(m *message, rcpts []*recipient) bool {
+// mayRide tells whether a text may leave before it is known who accepts it: not
+// where an earlier attempt is under way, or left something to be heard.
+func (t *transaction) mayRide(m *message, rcpts []*recipient) bool {
 	memory := t.s.door.once
 	if memory == nil {
-		return false
+		return true
 	}
 	content := m.content()
 	for _, rc := range rcpts {
-		if _, ok := memory.Recall(t.keyOf(rc, content)); ok {
-			return true
+		key := t.keyOf(rc, content)
+		if !t.depart(key) {
+			return false
+		}
+		if _, known := memory.Recall(key); known {
+			return false
 		}
 	}
-	return false
+	return true
+}
+
+// depart enters a copy of the transaction's among those that are under way. It
+// comes before the question what became of it: who lands one has written that
+// down before.
+func (t *transaction) depart(key once.Key) bool {
+	if !t.s.door.flights.Depart(key, t.s) {
+		return false
+	}
+	t.flying = append(t.flying, key)
+	return true
 }
 
 // errUnwritable: hops may answer differently, and nobody could remember it.
@@ -135,20 +148,40 @@ func (t *transaction) differing() smtpwire.Reply {
 		"%d of %d recipients have the message: please send it again for the others; nobody will get it twice", sent, all))
 }
 
+// departBy is depart with some patience: the earlier attempt may be over, and its
+// client about to have heard so.
+func (t *transaction) departBy(key once.Key, end time.Time) bool {
+	for !t.depart(key) {
+		if time.Now().After(end) {
+			return false
+		}
+		time.Sleep(ackPause)
+	}
+	return true
+}
+
 // slowLeg is how long the outcome at one destination waits for that at another
 // before it is written down: should the service be killed, the client comes again
 // with all of them.
 const slowLeg = 2 * time.Second
 
-// await waits for all legs.
-func (t *transaction) await(legs *sync.WaitGroup) {
-	if t.s.door.once == nil {
-		legs.Wait()
+// sideBySide commits so many legs, and returns when all are done.
+func (t *transaction) sideBySide(legs int, commit func(i int)) {
+	if legs == 1 { // as it mostly is
+		commit(0)
+		return
+	}
+	var wg sync.WaitGroup
+	for i := range legs {
+		wg.Go(func() { commit(i) })
+	}
+	if t.s.door.once == nil || legs == 0 {
+		wg.Wait()
 		return
 	}
 	done := make(chan struct{})
 	go func() { // ends with the legs, which end by their own deadlines
-		legs.Wait()
+		wg.Wait()
 		close(done)
 	}()
 	tick := time.NewTicker(slowLeg)

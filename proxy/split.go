@@ -67,7 +67,7 @@ const (
 // neither waits for the other for ever. next is the command behind them.
 func (t *transaction) keepApart(b *batch, asked []int, next smtpwire.Command) []int {
 	m := t.s.door.once
-	if m == nil || t.s.door.lmtp || t.prdr && t.manyLegs() {
+	if t.turn == turnOpen && !m.Parts() || t.s.door.lmtp || t.prdr && t.manyLegs() {
 		return asked
 	}
 	client, sender := t.s.client.addr.Addr(), t.mail.Path.Mailbox()

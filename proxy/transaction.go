@@ -201,7 +201,7 @@ func (t *transaction) abort(why string) {
 // finish closes the transaction: connections are kept or closed, the body is
 // gone, the log has its line.
 func (t *transaction) finish(status string, said smtpwire.Reply) {
-	t.s.door.flights.land(t.flying, t.s)
+	t.s.door.flights.Land(t.flying, t.s)
 	t.dropLeads()
 	for _, l := range t.legs {
 		t.release(l)

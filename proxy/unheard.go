@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -11,47 +12,11 @@ import (
 	"slipstream/proxy/once"
 )
 
-// Flights are the recipients' copies of messages that are under way, or whose
-// sender may not have heard yet that they arrived, by whose they are. An MTA that
-// died comes again at once, while its earlier session still waits for a hop.
-type flights struct {
-	mu    sync.Mutex
-	under map[once.Key]*session
-}
-
-func newFlights() *flights { return &flights{under: make(map[once.Key]*session)} }
-
-// depart enters a copy, unless another session has it under way: within one a
-// client may send the same message twice.
-func (f *flights) depart(k once.Key, s *session) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if other := f.under[k]; other != nil && other != s {
-		return false
-	}
-	f.under[k] = s
-	return true
-}
-
-// land ends what departed.
-func (f *flights) land(keys []once.Key, s *session) {
-	if len(keys) == 0 { // as at doors that have no flights
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, k := range keys {
-		if f.under[k] == s {
-			delete(f.under, k)
-		}
-	}
-}
-
 // An unheard word is a final reply that the client may not have heard.
 type unheard struct {
 	told   []once.Outcome
 	flying []once.Key
-	end    int64 // octets on the wire up to its end
+	end    int64 // octets on the wire up to its end; none are as many before it is said
 	timer  *time.Timer
 
 	mu    sync.Mutex
@@ -83,7 +48,7 @@ func (t *transaction) told() {
 		return
 	}
 	content := t.msg.content()
-	u := &unheard{}
+	u := &unheard{end: math.MaxInt64}
 	for _, rc := range t.rcpts {
 		if rc.accepted() && rc.final.Class() != 4 {
 			u.told = append(u.told, once.Outcome{Key: t.keyOf(rc, content), Reply: rc.final})
@@ -93,11 +58,14 @@ func (t *transaction) told() {
 		return
 	}
 	u.flying, t.flying = t.flying, nil
-	s.unheard = append(s.unheard, u)
-	if len(s.unheard) > maxUnheard {
-		s.noteUnheard(s.unheard[0])
+	if len(s.unheard) >= maxUnheard {
+		s.awaitHeard(lingerTime) // a client that sends so much ahead can wait
+	}
+	if len(s.unheard) >= maxUnheard {
+		s.giveUp(s.unheard[0])
 		s.unheard = s.unheard[1:]
 	}
+	s.unheard = append(s.unheard, u)
 }
 
 // said marks where on the wire the last word ends.
@@ -142,7 +110,7 @@ func (s *session) forget(u *unheard) {
 		keys[i] = o.Key
 	}
 	s.door.once.Heard(keys)
-	s.door.flights.land(u.flying, s)
+	s.door.flights.Land(u.flying, s)
 }
 
 // settle is called with u.mu held when nothing more is to become of it.
@@ -166,7 +134,7 @@ func (s *session) noteUnheard(u *unheard) {
 // note is called with u.mu held.
 func (u *unheard) note(s *session) {
 	u.noted = true
-	defer s.door.flights.land(u.flying, s)
+	defer s.door.flights.Land(u.flying, s)
 	var delivered []once.Outcome
 	for _, o := range u.told {
 		if o.Reply.Class() == 2 {
@@ -193,12 +161,17 @@ func (s *session) vanished() {
 		s.awaitHeard(lingerTime)
 	}
 	for _, u := range s.unheard {
-		u.mu.Lock()
-		if !u.noted {
-			u.note(s)
-		}
-		u.settle()
-		u.mu.Unlock()
+		s.giveUp(u)
 	}
 	s.unheard = nil
+}
+
+// giveUp writes down what will not be heard any more.
+func (s *session) giveUp(u *unheard) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if !u.noted {
+		u.note(s)
+	}
+	u.settle()
 }

@@ -179,8 +179,8 @@ func (x *index) expire(now time.Time) (n int) {
 }
 
 // refused says whether a message to a recipient was refused.
-func (x *index) refused(d digest) bool {
-	r := x.recipients[d]
+func (x *index) refused(recipient []digest) bool {
+	r := x.recipients[recipient[0]]
 	return r != nil && r.refused > 0
 }
 
@@ -199,12 +199,9 @@ func (x *index) refusedTogether(recipients []digest) bool {
 }
 
 // awaits says whether a message to a recipient was refused for another.
-func (x *index) awaits(d digest) bool {
-	if x.refusals == 0 {
-		return false
-	}
+func (x *index) awaits(recipient []digest) bool {
 	found := false
-	x.messagesTo(d, func(e *entry, m *message) bool {
+	x.messagesTo(recipient[0], func(e *entry, m *message) bool {
 		own := 0
 		if e.refused() {
 			own = 1
@@ -230,9 +227,6 @@ func (x *index) messagesTo(d digest, f func(*entry, *message) bool) {
 
 // turn says who goes first in a transaction to some recipients, and has the others be first the next time.
 func (x *index) turn(recipients []digest) (refusedFirst bool) {
-	if x.refusals == 0 {
-		return true
-	}
 	found := make(map[*message]struct{})
 	turns, looked := 0, 0
 	for _, d := range recipients {

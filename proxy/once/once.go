@@ -76,8 +76,9 @@ type Memory struct {
 	now  func() time.Time
 	log  *zap.Logger
 
-	known  atomic.Int64 // outcomes in index, so that those who need not wait for mu do not
-	closed atomic.Bool
+	known    atomic.Int64 // outcomes in index, so that those who need not wait for mu do not
+	refusals atomic.Int64 // and refusals among them
+	closed   atomic.Bool
 
 	mu      sync.Mutex
 	index   index
@@ -319,46 +320,25 @@ func (m *Memory) Heard(keys []Key) {
 	}
 }
 
-// RefusedTogether says whether there is one message that was refused for good for all of these recipients, and the MTA
-// has not heard so yet.
-func (m *Memory) RefusedTogether(client netip.Addr, sender string, recipients []string) bool {
-	if m.empty() {
-		return false
-	}
-	digests := make([]digest, len(recipients))
-	for i, r := range recipients {
-		digests[i] = recipientDigest(client, sender, r)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.expire(m.now())
-	return m.index.refusedTogether(digests)
-}
+// Parts says, without waiting, whether any recipient was refused for good whose MTA has not heard so yet. Where none was,
+// there is nothing to be found out by Refused, RefusedTogether, Awaits and Turn.
+func (m *Memory) Parts() bool { return m != nil && m.refusals.Load() > 0 }
 
 // Refused says whether there is a message between these of which the recipient was refused for good, and the MTA has
 // not heard so yet.
 func (m *Memory) Refused(client netip.Addr, sender, recipient string) bool {
-	if m.empty() {
-		return false
-	}
-	d := recipientDigest(client, sender, recipient)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.expire(m.now())
-	return m.index.refused(d)
+	return m.find(client, sender, []string{recipient}, (*index).refused)
+}
+
+// RefusedTogether says whether there is one such message for all of these recipients.
+func (m *Memory) RefusedTogether(client netip.Addr, sender string, recipients []string) bool {
+	return m.find(client, sender, recipients, (*index).refusedTogether)
 }
 
 // Awaits says whether there is a message of which this recipient has an outcome, and another recipient a refusal for
 // good that the MTA has not heard yet.
 func (m *Memory) Awaits(client netip.Addr, sender, recipient string) bool {
-	if m.empty() {
-		return false
-	}
-	d := recipientDigest(client, sender, recipient)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.expire(m.now())
-	return m.index.awaits(d)
+	return m.find(client, sender, []string{recipient}, (*index).awaits)
 }
 
 // Turn says whether those who were refused for good go first in a transaction to these recipients, or the others. It
@@ -366,8 +346,13 @@ func (m *Memory) Awaits(client netip.Addr, sender, recipient string) bool {
 // be about one of several messages, whose attempts could keep time with the turns, it is by chance, but for the first
 // time.
 func (m *Memory) Turn(client netip.Addr, sender string, recipients []string) (refusedFirst bool) {
-	if m.empty() {
-		return true
+	return !m.Parts() || m.find(client, sender, recipients, (*index).turn)
+}
+
+// find asks the index about recipients, where anybody parts from others.
+func (m *Memory) find(client netip.Addr, sender string, recipients []string, ask func(*index, []digest) bool) bool {
+	if !m.Parts() {
+		return false
 	}
 	digests := make([]digest, len(recipients))
 	for i, r := range recipients {
@@ -376,7 +361,7 @@ func (m *Memory) Turn(client netip.Addr, sender string, recipients []string) (re
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(m.now())
-	return m.index.turn(digests)
+	return ask(&m.index, digests)
 }
 
 // Stats returns how the Memory fares; zero for a nil one.
@@ -397,7 +382,10 @@ func (m *Memory) Stats() Stats {
 func (m *Memory) empty() bool { return m == nil || m.known.Load() == 0 }
 
 // count is called with the lock held when the index has changed.
-func (m *Memory) count() { m.known.Store(int64(m.index.len())) }
+func (m *Memory) count() {
+	m.known.Store(int64(m.index.len()))
+	m.refusals.Store(int64(m.index.refusals))
+}
 
 // expire forgets what nobody asked for in time. The disk forgets by itself. It is called with the lock held.
 func (m *Memory) expire(now time.Time) {
